@@ -1,0 +1,47 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help run test test-slow check experiment bench schema clean
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("superalign needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q torch==2.13.0
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: $(VENV)/.installed ## set up, then run the main job: scenarios/arithmetic.yaml
+	$(BIN)/superalign run scenarios/arithmetic.yaml
+
+test: $(VENV)/.installed ## set up, then run the tests
+	$(BIN)/pytest -n 2 -m 'not slow'
+
+test-slow: $(VENV)/.installed ## crash loops and other tests of minutes
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/.installed ## lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+experiment: $(VENV)/.installed ## three seeds, four arms: the table in docs/experiments.md
+	$(BIN)/python benchmarks/experiment.py
+
+bench: $(VENV)/.installed ## overhead, engine and start-up: docs/benchmarks.md
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/startup.py
+
+schema: $(VENV)/.installed ## write the JSON schema of scenario files
+	$(BIN)/python -c "from superalign.scenarios.scenario import scenario_schema as s; print(s(), end='')" > scenarios/scenario.schema.json
+
+clean: ## remove what make made; runs stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

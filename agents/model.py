@@ -1,0 +1,75 @@
+"""The model port: what an engine is asked, what it answers, and nothing more."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from superalign.store.records import Message, Question, Record, Turn
+
+from .dialects import Dialect
+
+
+class Sampling(Record):
+    """How an answer is drawn."""
+
+    temperature: float = 1.0
+    """0 is greedy."""
+    max_tokens: int = 64
+
+
+class Ask(Record):
+    """What a node wants from a seat, before any dialect has put it into words."""
+
+    kind: str
+    """What is to be written: `question`, `answer`, `critique`, `verdict` …"""
+    about: tuple[Turn, ...] = ()
+    """Turns it is about, in order. A seat that may not see one of them is refused."""
+    instruction: str = ""
+    """One plain English sentence for chat models; tagged dialects need only `kind`."""
+    visible_to: tuple[str, ...] | None = None
+    """Who may be shown the answer; None means every seat."""
+
+
+class View(Record):
+    """All that one seat may see of an episode when it is asked something."""
+
+    seat: str
+    question: Question
+    private: str | None
+    ask: Ask
+
+
+class Request(Record):
+    """One call of a model. Engines of text use `messages`; scripted ones may look at `view`."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    seed: int
+    policy: str
+    view: View
+    episode: str
+    nth: int
+    """How many calls this seat made before in the episode."""
+    task: str = ""
+    """Key of the task, for engines that play recordings."""
+
+
+class Completion(Record):
+    """What a model said."""
+
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    finish: Literal["stop", "length"] = "stop"
+    prompt_tokens: int = 0
+
+
+class Model(Protocol):
+    """An engine that answers requests. It must bear any number of concurrent calls."""
+
+    name: str
+    dialect: Dialect
+
+    async def generate(self, request: Request) -> Completion: ...
+
+    async def close(self) -> None: ...

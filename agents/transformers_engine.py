@@ -1,0 +1,209 @@
+"""Models in this process: the calls of all episodes share one running batch per policy version.
+
+Each turn of the loop lets newcomers in, writes one token to every row, and hands out the rows
+that are finished (`batch.py`). Turns run in one thread of their own, so episodes go on meanwhile.
+What a call answers depends on its messages, sampling and seed alone, not on who shares the batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+
+from .batch import Batch, Policy, Row, Slots
+from .dialects import Dialect
+from .model import Completion, Request, Sampling
+from .tokens import decode, encode_prompt
+
+
+class TransformersModel:
+    """A causal language model of Hugging Face and its policy versions, behind the `Model` port.
+
+    `path` is a folder with safetensors and a tokenizer; nothing is downloaded and no code of the
+    folder is run. Requests name the version they want in `policy`; the base is called `name`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str | Path,
+        dialect: Dialect,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        max_batch: int = 256,
+    ) -> None:
+        self.name, self.dialect = name, dialect
+        self.device, self.dtype, self.max_batch = device, dtype, max_batch
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True
+        )
+        self._policies: dict[str, Policy] = {}
+        self._waiting: dict[Policy, deque[Row]] = {}
+        self._batches: dict[Policy, Batch] = {}
+        self._spare: list[Slots] = []
+        self._asked = 0
+        self._closed = False
+        self._loop: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}")
+        self.load(name, path)
+
+    def load(self, version: str, path: str | Path) -> None:
+        """Make a version available: weights of the same architecture in another folder."""
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            dtype=self.dtype,
+        )
+        nn.Module.to(model, self.device).eval()
+        config = model.config.get_text_config()
+        if getattr(model, "_is_stateful", False):
+            raise ValueError(f"{path}: the state of a {config.model_type} cannot be kept in slots")
+        stops = model.generation_config.eos_token_id
+        stops = stops if isinstance(stops, list) else [stops]
+        self._policies[version] = Policy(
+            id=version,
+            model=model,
+            eos=frozenset({self.tokenizer.eos_token_id, *stops} - {None}),
+            context=config.max_position_embeddings,
+            windows=_windows(config),
+        )
+
+    def unload(self, version: str) -> None:
+        """Forget a version; calls under way end first."""
+        self._policies.pop(version, None)
+
+    async def generate(self, request: Request) -> Completion:
+        if self._closed:
+            raise RuntimeError(f"model {self.name} is closed")
+        row = self._row(request)
+        self._waiting.setdefault(row.policy, deque()).append(row)
+        self._asked += 1
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.create_task(self._run(), name=f"model-{self.name}")
+        await row.future
+        return Completion(
+            text=decode(self.tokenizer, row.ids),
+            token_ids=tuple(row.ids),
+            logprobs=tuple(row.logprobs),
+            finish="stop" if row.stopped else "length",
+            prompt_tokens=len(row.prompt),
+        )
+
+    async def close(self) -> None:
+        """End the loop, fail the calls under way, and let go of the weights."""
+        self._closed = True
+        if self._loop is not None:
+            self._loop.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._loop
+        self._thread.shutdown()
+        self._policies.clear()
+        self._spare.clear()
+
+    def _row(self, request: Request) -> Row:
+        policy = self._policies.get(request.policy)
+        if policy is None:
+            known = ", ".join(self._policies)
+            raise ValueError(f"{self.name} has no version {request.policy!r}, only {known}")
+        prompt, sampling = encode_prompt(self.tokenizer, request.messages), request.sampling
+        if not prompt or sampling.max_tokens < 1:
+            raise ValueError(f"{len(prompt)} prompt tokens, max_tokens {sampling.max_tokens}")
+        if len(prompt) + sampling.max_tokens > policy.context:
+            raise ValueError(
+                f"a prompt of {len(prompt)} tokens and max_tokens {sampling.max_tokens} "
+                f"exceed the {policy.context} positions of {policy.id}"
+            )
+        return Row(
+            policy=policy,
+            prompt=prompt,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            uniforms=_uniforms(request.seed, sampling),
+            future=asyncio.get_running_loop().create_future(),
+        )
+
+    async def _run(self) -> None:
+        """Turn every batch until no row is left. The next call starts it anew."""
+        try:
+            while self._waiting or self._batches:
+                await self._settle()
+                self._admit()
+                for policy in list(self._batches):
+                    await self._turn(policy)
+        finally:
+            # however the loop ends, no future is left behind
+            rows = [row for queue in self._waiting.values() for row in queue]
+            rows += [row for b in self._batches.values() for row in (*b.rows, *b.newcomers)]
+            _fail(rows, RuntimeError(f"model {self.name} was closed"))
+            self._waiting.clear()
+            self._batches.clear()
+
+    async def _settle(self) -> None:
+        """Let callers who are about to ask do so, that they may share the coming turn."""
+        before = -1
+        while before != self._asked:
+            before = self._asked
+            await asyncio.sleep(0)
+
+    def _admit(self) -> None:
+        """Waiting rows join the batch of their version, as far as there is room."""
+        for policy, queue in list(self._waiting.items()):
+            if policy not in self._batches:
+                # versions share their architecture, so the slots of one fit every other
+                slots = self._spare.pop() if self._spare else Slots(policy.layers)
+                self._batches[policy] = Batch(policy, slots, self.max_batch)
+            batch = self._batches[policy]
+            while queue and batch.free:
+                batch.newcomers.append(queue.popleft())
+            if not queue:
+                del self._waiting[policy]
+
+    async def _turn(self, policy: Policy) -> None:
+        batch, loop = self._batches[policy], asyncio.get_running_loop()
+        try:
+            finished = await loop.run_in_executor(self._thread, batch.turn)
+        except Exception as error:
+            # the batch cannot go on, the engine can: whoever still waits has a fresh batch
+            _fail([*batch.rows, *batch.newcomers], error)
+            del self._batches[policy]
+            return
+        for row in finished:
+            if not row.future.done():
+                row.future.set_result(None)
+        if not batch.rows:
+            self._spare.append(self._batches.pop(policy).slots)
+
+
+def _fail(rows: Iterable[Row], error: Exception) -> None:
+    for row in rows:
+        if not row.future.done():
+            row.future.set_exception(error)
+
+
+def _uniforms(seed: int, sampling: Sampling) -> list[float]:
+    if sampling.temperature == 0:
+        return [0.0] * sampling.max_tokens
+    # Philox is keyed: neighbouring seeds give streams as unrelated as any two
+    generator = np.random.Generator(np.random.Philox(key=seed % 2**128))
+    return generator.random(sampling.max_tokens).tolist()
+
+
+def _windows(config: PreTrainedConfig) -> dict[str, int | None]:
+    """Kind of attention layer -> window. Slots hold no other kind of memory."""
+    window = getattr(config, "sliding_window", None)
+    default = "sliding_attention" if window else "full_attention"
+    kinds = set(getattr(config, "layer_types", None) or [default])
+    if odd := kinds - {"full_attention", "sliding_attention"}:
+        raise ValueError(f"{config.model_type}: {', '.join(sorted(odd))} layers are not served")
+    return {kind: window if kind == "sliding_attention" else None for kind in kinds}

@@ -1,0 +1,70 @@
+"""How long a user waits for the command line: `--help`, and `check` of the main scenario.
+
+    python benchmarks/startup.py [--repeats 9] [--json]
+
+Each command is timed as a whole process, in turn with `python -c pass`. Targets: `--help` at most
+0.3 s above that, `check scenarios/arithmetic.yaml` under 4 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SUPERALIGN = str(Path(sys.executable).parent / "superalign")
+COMMANDS = {
+    "python -c pass": [sys.executable, "-c", "pass"],
+    "superalign --help": [SUPERALIGN, "--help"],
+    "superalign check scenarios/arithmetic.yaml": [
+        SUPERALIGN,
+        "check",
+        str(ROOT / "scenarios" / "arithmetic.yaml"),
+    ],
+}
+
+
+def seconds(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for repeat in range(args.repeats + 1):
+        for name, command in COMMANDS.items():
+            found = seconds(command)
+            if repeat:  # the first round warms the file cache
+                taken[name].append(found)
+    base = statistics.median(taken["python -c pass"])
+    facts = {
+        name: {
+            "seconds": round(statistics.median(t), 3),
+            "range": [round(min(t), 3), round(max(t), 3)],
+        }
+        for name, t in taken.items()
+    }
+    versions = {"python": platform.python_version(), "superalign": version("superalign")}
+    if args.json:
+        print(json.dumps({"commands": facts, "versions": versions}, indent=2))
+        return
+    for name, fact in facts.items():
+        above = fact["seconds"] - base
+        print(f"{name:46} {fact['seconds']:6.3f} s  ({above:+.3f} s above python -c pass)")
+    print(", ".join(f"{name} {number}" for name, number in versions.items()))
+
+
+if __name__ == "__main__":
+    main()

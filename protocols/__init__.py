@@ -1,0 +1,28 @@
+"""Who speaks when. What a protocol file needs is here; `critique.py` shows how it reads."""
+
+from superalign.agents import Ask, parse_choice, parse_fault
+from superalign.store import Critique, Episode, Question, Turn, Unreadable, Verdict
+
+from .calls import inside
+from .protocol import Protocol, load_protocol, protocol, shipped
+from .state import Context, State, Update
+
+__all__ = [
+    "Ask",
+    "Context",
+    "Critique",
+    "Episode",
+    "Protocol",
+    "Question",
+    "State",
+    "Turn",
+    "Unreadable",
+    "Update",
+    "Verdict",
+    "inside",
+    "load_protocol",
+    "parse_choice",
+    "parse_fault",
+    "protocol",
+    "shipped",
+]

@@ -1,0 +1,123 @@
+"""A protocol: a function that returns a graph, and a pure score over finished episodes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from langgraph.graph import StateGraph
+from pydantic import ConfigDict, create_model
+
+from superalign.store.errors import BadInput
+from superalign.store.records import Episode, digest
+
+Build = Callable[..., StateGraph[Any, Any]]
+Score = Callable[[Episode], Mapping[str, float | None]]
+
+
+@dataclass(eq=False)
+class Protocol:
+    """Who speaks when. Made by `@protocol`; `@name.score` adds what each seat earns."""
+
+    name: str
+    seats: tuple[str, ...]
+    build: Build
+    hash: str
+    """Of the source file, so that a changed protocol is noticed in a store."""
+    replies: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Sample replies for kinds of ask of its own, so that `check_protocol` can play it."""
+    rewards: Score = field(default=lambda episode: {})
+    _graphs: dict[str, Any] = field(default_factory=dict)
+
+    def score(self, function: Score) -> Score:
+        """Decorator: the seats' rewards for a finished episode. Pure, so it can be run again."""
+        self.rewards = function
+        return function
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that a scenario may set."""
+        return tuple(inspect.signature(self.build).parameters)
+
+    def params(self, given: dict[str, Any]) -> dict[str, Any]:
+        """All parameters, defaults filled in. Raises ValidationError on unknown or wrong ones."""
+        return _params_model(self.build)(**given).model_dump()
+
+    def graph(self, params: dict[str, Any]) -> Any:
+        """The compiled graph. Built once for each set of parameters."""
+        key = digest(params)
+        if key not in self._graphs:
+            self._graphs[key] = self.build(**params).compile(name=self.name)
+        return self._graphs[key]
+
+    def mermaid(self, params: dict[str, Any]) -> str:
+        """The graph as Mermaid text."""
+        return self.graph(params).get_graph().draw_mermaid()
+
+
+def protocol(
+    *, seats: tuple[str, ...], replies: dict[str, tuple[str, ...]] | None = None
+) -> Callable[[Build], Protocol]:
+    """Make a protocol of a function that builds a StateGraph."""
+
+    def wrap(build: Build) -> Protocol:
+        source = inspect.getsource(sys.modules[build.__module__])
+        return Protocol(build.__name__, seats, build, digest(source), replies or {})
+
+    return wrap
+
+
+def load_protocol(name: str, path: Path | None = None) -> Protocol:
+    """A protocol by name, or by name from a Python file (which runs that file's code)."""
+    if path is None:
+        if name not in shipped():
+            raise BadInput(f"no protocol {name!r}; there are {', '.join(shipped())}")
+        module = importlib.import_module(f"superalign.protocols.{name}")
+    else:
+        module = _module(path)
+    found = getattr(module, name, None)
+    if not isinstance(found, Protocol):
+        names = [n for n, value in vars(module).items() if isinstance(value, Protocol)]
+        raise BadInput(f"{path or module.__name__}: no protocol {name!r}; it has {names}")
+    return found
+
+
+@lru_cache(maxsize=1)
+def shipped() -> tuple[str, ...]:
+    """Names of the protocols that lie in this room: modules whose source says `@protocol(`."""
+    room = Path(__file__).parent
+    names = (module.name for module in pkgutil.iter_modules([str(room)]))
+    return tuple(n for n in names if "\n@protocol(" in (room / f"{n}.py").read_text())
+
+
+def _module(path: Path) -> Any:
+    name = f"superalign_user_{digest(str(path), size=6)}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise BadInput(f"{path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _params_model(build: Build) -> Any:
+    fields: dict[str, Any] = {
+        name: (
+            Any if p.annotation is p.empty else p.annotation,
+            ... if p.default is p.empty else p.default,
+        )
+        for name, p in inspect.signature(build, eval_str=True).parameters.items()
+    }
+    return create_model(build.__name__, __config__=ConfigDict(extra="forbid"), **fields)

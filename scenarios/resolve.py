@@ -1,0 +1,243 @@
+"""From a scenario's words to the things themselves: world, protocol, models, cast."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from superalign.agents import Agent, Model, Request, Sampling, Scripted, chat, recording, tags
+from superalign.protocols import Protocol, load_protocol
+from superalign.store.errors import BadInput
+from superalign.store.records import Question
+
+from .arithmetic import Arithmetic
+from .gsm8k import Gsm8k
+from .scenario import (
+    ArithmeticWorld,
+    Gsm8kWorld,
+    Loaded,
+    ScriptedEngine,
+    TransformersEngine,
+)
+from .world import World
+
+ORGANISMS = Path(__file__).parent / "organisms"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A scenario whose every name was found. Models are built by `build_models`."""
+
+    loaded: Loaded
+    world: World
+    protocol: Protocol
+    params: dict[str, Any]
+
+
+def check_words(loaded: Loaded) -> None:
+    """Hold a scenario's names against each other and the files they name.
+
+    Raises BadInput with the place in the file. Imports no user code and loads no weights.
+    """
+    chosen = loaded.scenario.protocol
+    if chosen.path:
+        loaded.inside(("protocol", "path"), chosen.path)
+    _check_models(loaded)
+    _check_learning(loaded)
+    for name, engine in loaded.scenario.models.items():
+        _check_engine(loaded, name, engine)
+
+
+def resolve(loaded: Loaded) -> Resolved:
+    """Find world and protocol and hold the cast against the protocol's seats.
+
+    Raises BadInput with the place in the file. Loads no weights; runs the code of a protocol or a
+    scripted function that the scenario names by path.
+    """
+    check_words(loaded)
+    protocol = _protocol(loaded)
+    try:
+        params = protocol.params(loaded.scenario.protocol.params)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        known = ", ".join(protocol.parameters) or "none"
+        what = f"{first['msg'].lower()}; parameters of {protocol.name}: {known}"
+        raise loaded.error(("protocol", *first["loc"]), what) from None
+    _check_seats(loaded, protocol)
+    resolved = Resolved(loaded, _world(loaded), protocol, params)
+    for name, engine in loaded.scenario.models.items():
+        if isinstance(engine, ScriptedEngine):
+            _scripted(resolved, name, engine)
+    return resolved
+
+
+def _protocol(loaded: Loaded) -> Protocol:
+    chosen = loaded.scenario.protocol
+    path = loaded.inside(("protocol", "path"), chosen.path) if chosen.path else None
+    try:
+        return load_protocol(chosen.name, path)
+    except BadInput as error:
+        raise loaded.error(("protocol", "path" if path else "name"), str(error)) from error
+
+
+def _world(loaded: Loaded) -> World:
+    world = loaded.scenario.world
+    if isinstance(world, ArithmeticWorld):
+        return Arithmetic()
+    assert isinstance(world, Gsm8kWorld)
+    folder = loaded.inside(("world", "path"), world.path) if world.path else None
+    try:
+        return Gsm8k(folder)
+    except BadInput as error:
+        raise loaded.error(("world",), str(error)) from error
+
+
+def _check_models(loaded: Loaded) -> None:
+    models = loaded.scenario.models
+    for seat, member in loaded.scenario.cast.items():
+        if member.model not in models:
+            known = ", ".join(models)
+            where = ("cast", seat, "model")
+            raise loaded.error(where, f"no model {member.model!r}; `models` has {known}")
+
+
+def _check_seats(loaded: Loaded, protocol: Protocol) -> None:
+    cast = loaded.scenario.cast
+    for seat in cast:
+        if seat not in protocol.seats:
+            seats = ", ".join(protocol.seats)
+            raise loaded.error(("cast", seat), f"{protocol.name} has no such seat; it has {seats}")
+    for seat in protocol.seats:
+        if seat not in cast:
+            what = f"seat {seat!r} is empty; add `{seat}: {{model: …}}`"
+            raise loaded.error(("cast",), what)
+
+
+def _check_learning(loaded: Loaded) -> None:
+    scenario = loaded.scenario
+    learning = [seat for seat, member in scenario.cast.items() if member.learn]
+    if scenario.learn is None and learning:
+        where = ("cast", learning[0], "learn")
+        raise loaded.error(where, "there is no `learn` block; add one or drop `learn: true`")
+    if scenario.learn is not None and len(learning) != 1:
+        what = f"exactly one seat must say `learn: true`; {len(learning)} do"
+        raise loaded.error(("learn",), what)
+    if scenario.evaluate is not None and not learning and "learner" not in scenario.cast:
+        what = "no seat is there to test; say `learn: true` for one, or leave `evaluate` out"
+        raise loaded.error(("evaluate",), what)
+    for seat in learning:
+        if isinstance(scenario.models[scenario.cast[seat].model], ScriptedEngine):
+            what = "a scripted model has no weights to update; use a transformers model"
+            raise loaded.error(("cast", seat, "model"), what)
+
+
+def _check_engine(loaded: Loaded, name: str, engine: TransformersEngine | ScriptedEngine) -> None:
+    where = ("models", name)
+    if isinstance(engine, TransformersEngine):
+        weights_folder(loaded, name, engine)
+        return
+    ways = [way for way in ("replies", "function", "play") if getattr(engine, way) is not None]
+    if len(ways) != 1:
+        what = f"a scripted model needs exactly one of replies, function, play; {len(ways)} given"
+        raise loaded.error(where, what)
+    if engine.function is not None:
+        path, colon, function = engine.function.rpartition(":")
+        if not colon or not function.isidentifier():
+            raise loaded.error((*where, "function"), "expected ./file.py:name")
+        loaded.inside((*where, "function"), path)
+
+
+def weights_folder(loaded: Loaded, name: str, engine: TransformersEngine) -> Path:
+    """Where a model's base weights lie."""
+    where = ("models", name, "path")
+    if engine.path.startswith("organism:"):
+        folder = ORGANISMS / engine.path.removeprefix("organism:")
+        if folder.parent != ORGANISMS or not (folder / "config.json").is_file():
+            known = ", ".join(f"organism:{f.name}" for f in sorted(ORGANISMS.iterdir()))
+            raise loaded.error(where, f"no organism {engine.path!r}; there are {known}")
+        return folder
+    folder = loaded.inside(where, engine.path)
+    if not list(folder.glob("*.safetensors")):
+        raise loaded.error(where, f"{engine.path!r} holds no .safetensors; only those are loaded")
+    return folder
+
+
+def build_models(resolved: Resolved, live: bool = True) -> dict[str, Model]:
+    """Every model that the cast uses. `live=False` gives mute ones with the right dialect."""
+    scenario, models = resolved.loaded.scenario, {}
+    for name in dict.fromkeys(member.model for member in scenario.cast.values()):
+        engine = scenario.models[name]
+        if isinstance(engine, ScriptedEngine):
+            models[name] = _scripted(resolved, name, engine) if live else Scripted(["-"], name)
+            continue
+        organism = engine.path.startswith("organism:")
+        dialect = tags if (engine.dialect or ("tags" if organism else "chat")) == "tags" else chat
+        if live:
+            from superalign.agents.transformers_engine import TransformersModel
+
+            folder = weights_folder(resolved.loaded, name, engine)
+            models[name] = TransformersModel(name, folder, dialect, max_batch=engine.max_batch)
+        else:
+            models[name] = Scripted(["-"], name, dialect)
+    return models
+
+
+def build_cast(
+    resolved: Resolved, models: dict[str, Model], policies: dict[str, str]
+) -> dict[str, Agent]:
+    """Seat -> agent. `policies` names the version of each seat that has learnt."""
+    return {
+        seat: Agent(
+            models[member.model],
+            policies.get(seat, member.model),
+            Sampling(temperature=member.temperature, max_tokens=member.max_tokens),
+            trainable=member.learn,
+            source="oracle" if _is_oracle(resolved, member.model) else "ai",
+        )
+        for seat, member in resolved.loaded.scenario.cast.items()
+    }
+
+
+def _is_oracle(resolved: Resolved, model: str) -> bool:
+    return getattr(resolved.loaded.scenario.models[model], "play", None) == "oracle"
+
+
+def _scripted(resolved: Resolved, name: str, engine: ScriptedEngine) -> Scripted:
+    if engine.replies is not None:
+        return Scripted(engine.replies, name)
+    if engine.play == "recording":
+        if not isinstance(resolved.world, Gsm8k):
+            what = f"the world {resolved.world.name!r} has no recordings; use `replies`"
+            raise resolved.loaded.error(("models", name, "play"), what)
+        return recording(resolved.world.recordings())
+    if engine.play == "oracle":
+        return Scripted(oracle(resolved.world), "oracle")
+    assert engine.function is not None
+    path, _, function = engine.function.rpartition(":")
+    where = ("models", name, "function")
+    spec = importlib.util.spec_from_file_location(name, resolved.loaded.inside(where, path))
+    if spec is None or spec.loader is None:
+        raise resolved.loaded.error(where, f"{path!r} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return Scripted(getattr(module, function), name)
+    except Exception as error:
+        raise resolved.loaded.error(where, f"{type(error).__name__}: {error}") from error
+
+
+def oracle(world: World) -> Any:
+    """The truth in a seat: a perfect critic. For controls, and for simulated humans."""
+
+    def reply(request: Request) -> str:
+        ask, question = request.view.ask, request.view.question
+        if ask.kind != "critique":
+            raise ValueError(f"the oracle writes critiques, not {ask.kind!r}")
+        fault = world.fault(Question(text=question.text), ask.about[0].text)
+        return "Critique: ok" if fault is None else f"Critique: {fault}"
+
+    return reply

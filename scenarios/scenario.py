@@ -1,0 +1,255 @@
+"""A scenario: what is run. The YAML's grammar, its loading, and every error with its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from superalign.learners.config import LearnConfig
+from superalign.protocols.kernel import Limits
+from superalign.store.errors import BadInput
+from superalign.store.records import Record, digest
+
+from .yaml_source import Loc, Source, apply_override, parse_override
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+class ArithmeticWorld(Record):
+    """Sums in working lines; the embedded default."""
+
+    kind: Literal["arithmetic"]
+
+
+class Gsm8kWorld(Record):
+    """Grade-school word problems with the stored solutions of four real solvers."""
+
+    kind: Literal["gsm8k"]
+    path: str | None = None
+    """Folder with the data; None looks in $SUPERALIGN_DATA/gsm8k."""
+
+
+class TransformersEngine(Record):
+    """A model in this process."""
+
+    engine: Literal["transformers"]
+    path: str
+    """`organism:NAME` for one that ships with superalign, or a folder below the scenario's."""
+    dialect: Literal["tags", "chat"] | None = None
+    """How it is spoken to; None: `tags` for organisms, `chat` for all others."""
+    max_batch: int = Field(default=256, ge=1, le=4096)
+    """Most answers that are decoded at once."""
+
+
+class ScriptedEngine(Record):
+    """No model: a list of replies, a function, the world's recordings, or its oracle."""
+
+    engine: Literal["scripted"]
+    replies: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Played in order through each episode, from the start again when they end."""
+    function: str | None = None
+    """`./file.py:name`, a function of the request. Runs that file's code."""
+    play: Literal["recording", "oracle"] | None = None
+    """`recording`: what the world has stored for the seat. `oracle`: the truth, as a control."""
+
+
+Engine = Annotated[TransformersEngine | ScriptedEngine, Field(discriminator="engine")]
+World = Annotated[ArithmeticWorld | Gsm8kWorld, Field(discriminator="kind")]
+
+
+class ProtocolChoice(Record):
+    """A protocol by name; its parameters stand beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+    name: Name
+    path: str | None = None
+    """A Python file below the scenario's folder. Its code is run."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class CastMember(Record):
+    """Who sits in a seat."""
+
+    model: str
+    learn: bool = False
+    """Whether this seat's weights are updated."""
+    temperature: float = Field(default=1.0, ge=0, le=10)
+    max_tokens: int = Field(default=48, ge=1, le=65536)
+
+
+class HumanLabels(Record):
+    """The scarce label. In simulation a human is the oracle under a budget and a noise rate."""
+
+    source: Literal["oracle"] = "oracle"
+    budget: int = Field(default=32, ge=0)
+    """Labels in the whole run, spread over the iterations."""
+    policy: Literal["random", "least_confident"] = "least_confident"
+    """How half of the budget is spent. The other half audits answers drawn at random, since only
+    those may measure how often the critic is wrong."""
+    noise: float = Field(default=0.0, ge=0, lt=0.5)
+    """Probability that a simulated human's label is wrong."""
+
+
+class Labels(Record):
+    """Where labels come from besides the critic."""
+
+    human: HumanLabels | None = None
+    control: Literal["oracle"] | None = None
+    """`oracle` marks this run as a control: every answer is labelled with the truth."""
+
+
+class Attack(Record):
+    """How the attacker is steered from cell to cell of the world's taxonomy."""
+
+    explore: float = Field(default=0.25, ge=0, le=1)
+    """Share of an iteration's episodes spread evenly over all cells; the archive that they fill
+    steers the rest to where the learner fails."""
+
+
+class Evaluate(Record):
+    """How a policy version is tested."""
+
+    heldout: int = Field(default=600, ge=1, le=100_000)
+    """Held-out items, each cell equally often, answered greedily."""
+
+
+class Scenario(Record):
+    """One experiment, as its YAML file says it."""
+
+    name: Name
+    world: World
+    models: dict[Name, Engine] = Field(min_length=1)
+    protocol: ProtocolChoice
+    cast: dict[str, CastMember] = Field(min_length=1)
+    """Exactly the protocol's seats."""
+    labels: Labels = Labels()
+    attack: Attack = Attack()
+    iterations: int = Field(default=1, ge=1, le=1000)
+    """Turns of play, rows, update, evaluate. Iteration 0 is the base."""
+    episodes: int = Field(ge=1, le=10_000_000)
+    """Episodes an iteration."""
+    learn: LearnConfig | None = None
+    """How the seats that learn are updated; None only plays."""
+    evaluate: Evaluate | None = None
+    limits: Limits = Limits()
+    concurrency: int = Field(default=256, ge=1, le=4096)
+    """Episodes in flight."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
+class Loaded:
+    """A scenario with the file it came from, so that later findings still have a place."""
+
+    def __init__(self, path: Path, scenario: Scenario | None = None) -> None:
+        """A scenario that was stored, by the path it was once read from; or see `read`."""
+        self.path, self.source = path, None
+        self.overridden: dict[Loc, str] = {}
+        if scenario is not None:
+            self.scenario = scenario
+
+    @classmethod
+    def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Loaded:
+        """Read and validate. Raises BadInput with file:line:column, the key and the remedy."""
+        loaded = cls(path)
+        loaded.source = source = Source(path)
+        for text in overrides:
+            loc, value = parse_override(text)
+            apply_override(source.data, loc, value)
+            loaded.overridden[loc] = text
+        try:
+            text = json.dumps(source.data)  # JSON's rules: a number never becomes a string
+            loaded.scenario = Scenario.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            raise loaded._explain(error) from None
+        return loaded
+
+    @cached_property
+    def folder(self) -> Path:
+        return self.path.resolve().parent
+
+    def error(self, loc: Loc, message: str) -> BadInput:
+        """A BadInput at a key of the file, or at the --set that put it there."""
+        key = ".".join(map(str, loc))
+        for overridden, text in self.overridden.items():
+            if loc[: len(overridden)] == overridden:
+                return BadInput(f"--set {text}: {key}: {message}")
+        if self.source is None:
+            return BadInput(f"{self.path}: {key}: {message}")
+        return self.source.error(loc, message)
+
+    def inside(self, loc: Loc, path: str) -> Path:
+        """A path of the scenario, which must lie below its folder."""
+        found = (self.folder / path).resolve()
+        if Path(path).is_absolute() or not found.is_relative_to(self.folder):
+            raise self.error(loc, f"{path!r} lies outside {self.folder}; use a path below it")
+        if not os.path.exists(found):  # false, where Path.exists raises: for an endless name
+            raise self.error(loc, f"{path!r} is not there below {self.folder}; check its spelling")
+        return found
+
+    def _explain(self, error: ValidationError) -> BadInput:
+        first: Any = error.errors(include_url=False)[0]
+        loc = _without_tags(first["loc"])
+        what, last = first["msg"], str(loc[-1]) if loc else ""
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(loc[:-1])
+            close = get_close_matches(last, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
+            return self.error(loc, f"unknown key; {hint}")
+        if first["type"] == "missing":
+            return self.error(loc, f"is missing; add `{last}: …` here")
+        if first["type"] == "union_tag_invalid":
+            tags, tag = first["ctx"]["expected_tags"], first["ctx"]["tag"]
+            key = "engine" if "models" in loc else "kind"
+            return self.error((*loc, key), f"{tag!r} is not known; write one of {tags}")
+        if first["type"] == "union_tag_not_found":
+            key = "engine" if "models" in loc else "kind"
+            return self.error(loc, f"{key} is missing; add `{key}: …` here")
+        got = "" if isinstance(first["input"], dict | list) else f"; got {first['input']!r}"
+        return self.error(loc, f"{what[0].lower()}{what[1:]}{got}; see docs/scenarios.md")
+
+
+def _without_tags(loc: Loc) -> Loc:
+    """A place as the file has it: pydantic adds a union's tag, and `[key]` for a wrong key."""
+    extra = {"models": 2, "world": 1}.get(str(loc[0]), len(loc)) if loc else 0
+    return (*loc[:extra], *loc[extra + 1 :])
+
+
+def _known_keys(loc: Loc) -> list[str]:
+    """The keys that the grammar allows at a place, found in its JSON schema."""
+    schema = Scenario.model_json_schema()
+
+    def resolve(node: dict[str, Any]) -> dict[str, Any]:
+        while "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        return node
+
+    nodes = [resolve(schema)]
+    for step in loc:
+        inner = []
+        for node in nodes:
+            named = node.get("patternProperties", {}).values()  # of keys that users choose
+            rest = next(iter(named), node.get("additionalProperties"))
+            found = node.get("properties", {}).get(str(step), rest)
+            if isinstance(found, dict):
+                inner += [resolve(n) for n in found.get("oneOf", found.get("anyOf", [found]))]
+        nodes = inner or nodes
+    return sorted({key for node in nodes for key in node.get("properties", {})})
+
+
+def scenario_schema() -> str:
+    """The JSON schema that editors check scenario files with."""
+    return json.dumps(Scenario.model_json_schema(), indent=2) + "\n"
+
+
+def scenario_hash(scenario: Scenario) -> str:
+    """Equal for equal resolved scenarios: how a run that is resumed is found."""
+    return digest(scenario.model_dump(mode="json"))

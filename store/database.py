@@ -1,0 +1,137 @@
+"""The database under a store: opening it, its one writer's lock, and fast inserts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import JSON, Dialect, Engine, create_engine, event, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlmodel import SQLModel
+
+from . import tables
+from .errors import BadInput, StoreError
+
+CONTENT_ADDRESSED = ("messages", "rows", "versionrows")
+"""Written twice, these are equal. A second key anywhere else is an error."""
+
+
+def open_database(url: str, write: bool) -> tuple[Engine, int | None]:
+    """An engine on a database of our schema, and the writer's lock where there is one.
+
+    Raises BadInput when there is none, StoreError when it is locked or not understood.
+    """
+    url = url if "://" in url else f"sqlite:///{url}"
+    path = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+    if path is not None and not write and not path.is_file():
+        raise BadInput(f"{path}: there is no store here; `superalign run` makes one")
+    try:
+        engine = create_engine(url)
+    except (ArgumentError, ImportError) as error:
+        what = f"{error}; give a path, or an SQLAlchemy URL whose driver is installed"
+        raise BadInput(f"{url}: {what}") from error
+    lock = _lock(path) if path is not None and write else None
+    if path is not None:
+        event.listen(engine, "connect", _prepare_writer if write else _prepare_reader)
+    try:
+        _check_schema(engine, create=write)
+    except (DatabaseError, StoreError) as error:
+        close_database(engine, lock)
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{url}: not a store of superalign: {error.orig}") from error
+    return engine, lock
+
+
+def close_database(engine: Engine, lock: int | None) -> None:
+    """Let go of every connection, and then of the lock."""
+    engine.dispose()
+    if lock is not None:
+        os.close(lock)
+
+
+def core(table: type[SQLModel]) -> Any:
+    """The SQLAlchemy Core table behind a SQLModel class."""
+    return table.__table__  # type: ignore[attr-defined]
+
+
+def _check_schema(engine: Engine, create: bool) -> None:
+    if create:
+        SQLModel.metadata.create_all(engine)
+    meta = core(tables.Meta)
+    with engine.begin() as db:
+        found = db.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar()
+        if found is None and create:
+            found = str(tables.SCHEMA)
+            db.execute(meta.insert(), {"name": "schema", "value": found})
+    if found != str(tables.SCHEMA):
+        raise StoreError(
+            f"{engine.url}: schema {found!r}, but this superalign knows {tables.SCHEMA};"
+            " open it with the version that wrote it"
+        )
+
+
+@cache
+def insert_into(dialect: Dialect, table: Any) -> tuple[str, Callable[[dict], Any]]:
+    """A table's INSERT as driver SQL, and what makes its parameters of a row.
+
+    Compiled once and given straight to the driver: Core's own work per row costs four times that
+    of SQLite.
+    """
+    insert = table.insert()
+    if table.name in CONTENT_ADDRESSED:
+        flavour = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+        insert = flavour(table).on_conflict_do_nothing()
+    compiled = insert.compile(dialect=dialect)
+    names = compiled.positiontup or list(table.c.keys())
+    as_json = {column.name for column in table.c if isinstance(column.type, JSON)}
+
+    def bind(row: dict[str, Any]) -> Any:
+        values = (
+            orjson.dumps(row[name]).decode()
+            if name in as_json and row[name] is not None
+            else row[name]
+            for name in names
+        )
+        return tuple(values) if compiled.positional else dict(zip(names, values, strict=True))
+
+    return str(compiled), bind
+
+
+def _prepare_reader(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA query_only=ON")
+
+
+def _prepare_writer(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA busy_timeout=30000")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _lock(path: Path) -> int:
+    """Take the writer's lock beside an SQLite file, or say who holds it."""
+    beside = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.read(handle, 200).decode(errors="replace").strip()
+        os.close(handle)
+        raise StoreError(
+            f"{path}: another process writes this store ({holder}); wait for it or end it"
+        ) from error
+    os.ftruncate(handle, 0)
+    os.write(handle, f"process {os.getpid()}: {' '.join(sys.argv)[:120]}".encode())
+    return handle

@@ -1,0 +1,213 @@
+"""One-line builders: a world in which anything goes, a scripted cast, a store, a run."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from superalign.agents import Agent, Sampling, Scripted
+from superalign.protocols import load_protocol
+from superalign.protocols.kernel import Limits, Plan, Setting, run_many
+from superalign.scenarios import cli
+from superalign.store import Episode, Message, Question, Run, Store, Task, Turn
+
+HERE = Path(__file__).parent
+
+
+class Anything:
+    """A world in which every question is valid that does not say otherwise, and `4` is right."""
+
+    name = "anything"
+    cells = ("easy", "hard")
+
+    def topic(self, cell: str) -> Task:
+        return Task(question=Question(topic=cell), target="4")
+
+    def tasks(self, n: int, seed: int) -> list[Task]:
+        return [Task(question=Question(topic="easy", text=f"task {i}")) for i in range(n)]
+
+    def heldout(self, n: int) -> list[Task]:
+        return [Task(question=Question(topic="hard", text=f"held out {i}")) for i in range(n)]
+
+    def cell(self, question: Question) -> str | None:
+        return None if "invalid" in question.text else "easy"
+
+    def truth(self, question: Question) -> str:
+        return "4"
+
+    def correct(self, question: Question, answer: str) -> bool:
+        return answer.strip() == "4"
+
+    def fault(self, question: Question, answer: str) -> int | None:
+        return None if self.correct(question, answer) else 1
+
+
+def agent(script: Any, **more: Any) -> Agent:
+    return Agent(Scripted(script), "scripted", Sampling(), **more)
+
+
+def critic(request: Any) -> str:
+    return "ok" if request.view.ask.about[0].text == "4" else "1"
+
+
+def jittered(reply: Callable[[Any], str], seed: int = 0) -> Callable[[Any], Any]:
+    """The same replies, each after a pause of its own."""
+    rng = random.Random(seed)
+
+    async def later(request: Any) -> str:
+        await asyncio.sleep(rng.random() * 0.004)
+        return reply(request)
+
+    return later
+
+
+def chance(*texts: str) -> Callable[[Any], str]:
+    """Replies drawn by the call's seed, as a real model's are."""
+    return lambda request: random.Random(request.seed).choice(texts)
+
+
+def plans(n: int, run: str = "run", **task: Any) -> list[Plan]:
+    """`n` plans on one task."""
+    task = {"question": Question(topic="easy"), **task}
+    return [Plan(run=run, scenario="s", index=i, task=Task(**task), seed=i) for i in range(n)]
+
+
+def turn(key: str = "0001:n:0000/judge:00", **more: Any) -> Turn:
+    row: dict[str, Any] = {
+        "key": key,
+        "seat": key.split("/")[-1].split(":")[0],
+        "kind": "answer",
+        "text": "4",
+        "policy": "scripted",
+        "messages": (),
+        "sampling": {},
+        "seed": 0,
+    }
+    return Turn(**{**row, **more})
+
+
+def episode(*turns: Turn, id: str = "e", **more: Any) -> Episode:
+    row: dict[str, Any] = {
+        "run": "run",
+        "id": id,
+        "index": 0,
+        "protocol": "p",
+        "protocol_hash": "h",
+        "params": {},
+        "task": Task(question=Question()),
+        "seed": 0,
+        "status": "done",
+        "question": Question(),
+        "turns": turns,
+    }
+    return Episode(**{**row, **more})
+
+
+@pytest.fixture
+def make() -> SimpleNamespace:
+    """Builders that need no file."""
+    return SimpleNamespace(
+        Anything=Anything,
+        agent=agent,
+        chance=chance,
+        critic=critic,
+        episode=episode,
+        jittered=jittered,
+        message=lambda text="hi", role="user": Message(role=role, content=text),
+        plans=plans,
+        turn=turn,
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "store.sqlite"
+
+
+@pytest.fixture
+def store(path):
+    with Store.open(path, write=True) as opened:
+        opened.put_run(Run(id="run", scenario={}, origin="", protocol_hash="", version=""))
+        yield opened
+
+
+@pytest.fixture
+def setting(store):
+    """`setting(protocol=…, params=…, calls=…, seat=script…)`; by default a critique of sums."""
+
+    def build(
+        protocol: Any = None,
+        params: dict[str, Any] | None = None,
+        calls: int = 256,
+        steps: int = 128,
+        world: Any = None,
+        to: Store | None = None,
+        **scripts: Any,
+    ) -> Setting:
+        protocol = protocol or load_protocol("critique")
+        if protocol.name == "critique":
+            play = {"attacker": ["2+2"], "learner": chance("4", "5"), "critic": critic}
+            scripts = {**play, **scripts}
+        cast = {seat: s if isinstance(s, Agent) else agent(s) for seat, s in scripts.items()}
+        limits = Limits(calls=calls, steps=steps)
+        filled = protocol.params(params or {})
+        return Setting(protocol, filled, cast, to or store, world or Anything(), limits)
+
+    return build
+
+
+@pytest.fixture
+def play():
+    """`await play(setting, n or plans)` -> episodes in plan order."""
+
+    async def run(stage: Setting, what: int | list[Plan] = 1, concurrency: int = 64):
+        ended: list[Episode] = []
+        wanted = plans(what) if isinstance(what, int) else what
+        await run_many(stage, wanted, ended.append, concurrency)
+        return sorted(ended, key=lambda e: e.index)
+
+    return run
+
+
+@pytest.fixture
+def forbidden():
+    """A script for seats that must not be asked."""
+
+    def refuse(request: Any) -> str:
+        raise AssertionError(f"a model was called: {request.view.seat}")
+
+    return refuse
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with a scripted scenario in it, and files that others name."""
+    for name in ("players.py", "players.yaml", "duet.py"):
+        shutil.copy(HERE / name, tmp_path / name)
+    (tmp_path / "broken.py").write_text("def p(:\n")
+    (tmp_path / "good.py").write_text("")
+    (tmp_path / "text.txt").write_text("no Python")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def superalign(monkeypatch, capsys):
+    """`superalign(*words)` -> exit code, stdout, stderr; through the real entry point."""
+
+    def run(*words: Any) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["superalign", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return run

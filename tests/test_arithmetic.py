@@ -1,0 +1,209 @@
+"""The arithmetic world against Python's arithmetic, and the shape of the shipped organism."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from superalign.agents.dialects import TAGS
+from superalign.scenarios import arithmetic
+from superalign.scenarios.arithmetic import CELLS, Arithmetic, classify, draw, held_out, mistake
+from superalign.store.errors import BadInput
+from superalign.store.records import Question
+
+WORLD = Arithmetic()
+ORGANISM = Path(arithmetic.__file__).parent / "organisms" / "arithmetic"
+
+KNOWN = {
+    "plain": ("27+45", "7+5=12;2+4+1=7;72"),
+    "digits": ("123+456", "3+6=9;2+5=7;1+4=5;579"),
+    "carries": ("347+285", "7+5=12;4+8+1=13;3+2+1=6;632"),
+    "minus": ("523-138", "13-8=5;11-3=8;4-1=3;385"),
+    "zeros": ("503-128", "13-8=5;9-2=7;4-1=3;375"),
+    "length": ("24+36+56", "4+6+6=16;2+3+5+1=11;116"),
+}
+
+questions = st.builds(
+    lambda cell, seed: draw(cell, random.Random(seed)), st.sampled_from(CELLS), st.integers(0)
+)
+
+
+def ask(text: str) -> Question:
+    return Question(text=text)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_known_answers(cell):
+    text, answer = KNOWN[cell]
+    assert classify(text) == cell
+    assert WORLD.solution(ask(text)) == answer
+    assert WORLD.truth(ask(text)) == answer.split(";")[-1]
+    assert WORLD.fault(ask(text), answer) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("503-428", "13-8=5;9-2=7;4-4=0;75"),
+        ("500-499", "10-9=1;9-9=0;4-4=0;1"),
+        ("999+999", "9+9=18;9+9+1=19;9+9+1=19;1998"),
+        ("99+99+99", "9+9+9=27;9+9+9+2=29;297"),
+    ],
+)
+def test_edges_of_the_method(text, lines):
+    assert WORLD.solution(ask(text)) == lines
+
+
+@pytest.mark.parametrize(
+    "text",
+    "|7+5|07+15|123+45|128-503|500-500|50-28|1+2+3|123+456+789|12+34+56+78|12*34|12 +34|12+34\n|"
+    "\uff11\uff12+34|12+|+12+34|1234+5678|12+34-56".split("|"),
+)
+def test_invalid_questions_have_no_cell(text):
+    assert WORLD.cell(ask(text)) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault", "correct"),
+    [
+        ("7+5=12;4+8+1=13;3+2+1=6;632", None, True),
+        ("7+5=13;4+8+1=13;3+2+1=6;632", 1, True),
+        ("7+5=12;4+8=12;3+2+1=6;622", 2, False),
+        ("7+5=12;4+8+1=13;3+2+1=6;623", 4, False),
+        ("7+5=12;4+8+1=13;3+2+1=6", 4, False),
+        ("7+5=12;4+8+1=13;3+2+1=6;632;632", 5, True),
+        ("632", 1, True),
+        ("", 1, False),
+    ],
+)
+def test_fault_is_the_first_line_that_differs(answer, fault, correct):
+    assert WORLD.fault(ask("347+285"), answer) == fault
+    assert WORLD.correct(ask("347+285"), answer) is correct
+
+
+@given(questions)
+def test_solutions_are_right_and_short(text):
+    solution = WORLD.solution(ask(text))
+    assert WORLD.fault(ask(text), solution) is None
+    assert int(WORLD.truth(ask(text))) == eval(text)
+    assert all(eval(left) == int(right) for left, right in working(solution))
+    assert len(solution) < 32
+
+
+def working(solution: str) -> list[list[str]]:
+    return [line.split("=") for line in solution.split(";")[:-1]]
+
+
+@given(questions, st.data())
+def test_a_changed_line_is_found_no_later(text, data):
+    lines = WORLD.solution(ask(text)).split(";")
+    at = data.draw(st.integers(0, len(lines) - 1))
+    lines[at] = data.draw(st.text("0123456789+-=", max_size=9).filter(lambda x: x != lines[at]))
+    assert WORLD.fault(ask(text), ";".join(lines)) == at + 1
+
+
+@given(questions, st.integers(0))
+def test_mistakes_go_wrong_at_the_first_differing_character(text, seed):
+    answer, right = mistake(text, random.Random(seed)), WORLD.solution(ask(text))
+    fault = WORLD.fault(ask(text), answer)
+    assert (fault is None) == (answer == right)
+    if fault:
+        assert answer.split(";")[: fault - 1] == right.split(";")[: fault - 1]
+
+
+@given(st.integers(0, 999), st.integers(0, 999), st.sampled_from("+-"))
+def test_cells_partition_the_valid_questions(a, b, sign):
+    cell = classify(f"{a}{sign}{b}")
+    same = len(str(a)) == len(str(b)) > 1
+    valid = same and (sign == "+" or (a > b and len(str(a)) == 3))
+    assert (cell in CELLS) if valid else (cell is None)
+
+
+def test_plain_is_as_large_as_documented():
+    pairs = (f"{a}+{b}" for a in range(10, 100) for b in range(10, 100))
+    plain = [text for text in pairs if classify(text) == "plain"]
+    assert len(plain) == 5715
+    assert 0.10 < sum(held_out(text, "plain") for text in plain) / 5715 < 0.14
+
+
+def test_heldout_is_stable_balanced_and_never_trained_on():
+    held = WORLD.heldout(3000)
+    assert held[:60] == WORLD.heldout(60)
+    texts = [task.question.text for task in held]
+    assert len(set(texts)) == 3000
+    assert [classify(text) for text in texts] == list(CELLS) * 500
+    assert [task.question.topic for task in held[:6]] == list(WORLD.cells)
+    assert all(task.target for task in held)
+    assert not any(WORLD.cell(task.question) for task in held)
+    trained = list(WORLD.tasks(3000, seed=1))
+    assert not set(texts) & {task.question.text for task in trained}
+    assert all(WORLD.cell(task.question) == task.question.topic for task in trained)
+    assert trained[:6] == list(WORLD.tasks(6, seed=1)) != list(WORLD.tasks(6, seed=2))
+    with pytest.raises(BadInput, match="at most 3600"):
+        WORLD.heldout(3601)
+
+
+def test_topics_are_cells():
+    assert WORLD.topic("zeros").question == Question(topic="zeros")
+    with pytest.raises(ValueError, match="no cell 'limericks'"):
+        WORLD.topic("limericks")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    transformers = pytest.importorskip("transformers")
+    return transformers.AutoTokenizer.from_pretrained(ORGANISM)
+
+
+def test_the_organism_is_tiny():
+    size = (ORGANISM / "model.safetensors").stat().st_size
+    card = json.loads((ORGANISM / "card.json").read_text())
+    assert size < 5_000_000
+    assert card["parameters"] <= 1_200_000
+    assert set(card["cells"]) == set(CELLS)
+    assert 0.45 <= card["heldout_accuracy"] <= 0.75
+    assert min(card["critic_precision"], card["critic_recall"]) >= 0.9
+
+
+def test_every_tag_is_one_token_and_text_survives(tokenizer):
+    for tag in TAGS:
+        (token,) = tokenizer.encode(
+            f"<|{tag}|>", add_special_tokens=False, split_special_tokens=False
+        )
+        assert token in tokenizer.all_special_ids
+    ids = tokenizer.encode("7+5=12;(a) A?", add_special_tokens=False, split_special_tokens=True)
+    assert tokenizer.decode(ids) == "7+5=12;(a) A?"
+
+
+@settings(max_examples=50)
+@given(st.text() | st.sampled_from([f"<|{t}|>" for t in TAGS] + ["<eos>", "<bos>", "<pad>"]))
+def test_text_never_becomes_a_control_token(tokenizer, text):
+    control = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    assert not control & set(ids)
+    message = {"role": "answer", "content": text}
+    rendered = tokenizer.apply_chat_template([message], tokenize=False)
+    assert tokenizer.encode(rendered) == [*tokenizer.encode("<bos><|answer|>"), *ids]
+
+
+def test_the_template_puts_tags_before_text(tokenizer):
+    messages = [{"role": "question", "content": "12+34"}, {"role": "answer", "content": ""}]
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert rendered == "<bos><|question|>12+34<|answer|>"
+
+
+def test_the_recipe_is_reproducible():
+    torch = pytest.importorskip("torch")
+    from superalign.scenarios.organism import Recipe, School, newborn, train
+
+    def taught():
+        torch.manual_seed(1)
+        model = newborn()
+        train(model, School(Recipe(steps=2, batch=(2, 2, 4, 2)), seed=1), lambda line: None)
+        return model.state_dict()
+
+    first, second = taught(), taught()
+    assert all(torch.equal(first[name], second[name]) for name in first)

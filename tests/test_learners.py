@@ -1,0 +1,304 @@
+"""Learners on a tiny random Llama: guards, invariances, learning, and TRL as the oracle."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from datasets import load_dataset
+from pydantic import ValidationError
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
+
+from superalign.agents.dialects import TAGS
+from superalign.learners import LEARNERS, LearnConfig, dpo, exo, learner, losses
+from superalign.learners.export import to_trl
+from superalign.store.errors import BadInput, SuperalignError
+from superalign.store.records import Message, Row
+
+SPECIALS = ["<pad>", "<bos>", "<eos>", "<unk>", "<|user|>", "<|assistant|>"]
+CHARS = [chr(i) for i in range(32, 127)]
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """On tensors this small a second thread only waits, for long on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A folder with 40 thousand random weights and a tokenizer of characters."""
+    folder = tmp_path_factory.mktemp("base")
+    tags = [f"<|{tag}|>" for tag in TAGS]
+    vocab = {token: i for i, token in enumerate([*SPECIALS, *tags, *CHARS])}
+    inner = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    inner.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=[*SPECIALS[4:], *tags],
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def row(n, kind="pref", role="user", **more):
+    prompt = [Message(role=role, content=f"{n}+{n}")]
+    if role != "user":
+        prompt.append(Message(role="answer", content=""))
+    replies = {"sft": (f"{2 * n}",), "pref": (f"{2 * n}", f"{2 * n + 1}, I think")}.get(kind)
+    base = {"source": "ai", "judge": "critic@1", "turns": (f"r/e{n}/1:a:0/learner:0",)}
+    return Row(
+        **{**base, "kind": kind, "seat": "learner", "prompt": prompt, "replies": replies, **more}
+    )
+
+
+def tokens(ids_N_T):
+    return sorted(ids[ids != 0].tolist() for ids in ids_N_T)
+
+
+def ranking(n):
+    replies, rewards = (f"{2 * n + 1}", f"{2 * n}", "none"), (0.1, 1.0, -1.0)
+    return row(n, kind="rank", replies=replies, rewards=rewards)
+
+
+PAIRS = [row(n, flip_prob=n / 40) for n in range(8)]
+PAIRED = {"dpo": dpo, "exo": exo}
+
+
+def config(method="dpo", **more):
+    return LearnConfig(**{"method": method, "steps": 2, "batch": 8, **more})
+
+
+def test_the_facade_loads_no_torch():
+    code = (
+        "import sys, superalign.learners as l; l.LearnConfig(method='exo'); "
+        "sys.exit(bool({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_config_that_says_something_else_is_refused():
+    for wrong in ({"method": "ppo"}, {"beta": 0}, {"learning_rate": 1}):
+        with pytest.raises(ValidationError):
+            LearnConfig.model_validate({"method": "dpo", **wrong})
+
+
+def test_log_probabilities_are_those_of_the_reply_with_its_end_token(base):
+    model, tokenizer = learner.load(base)
+    (example,) = learner.encode([PAIRS[3]], model, tokenizer)
+    batch = learner.collate([example], [0], model.device)
+    got = learner.sequence_logprobs(model, batch)
+    for k, reply in enumerate(("6", "7, I think")):
+        ids = tokenizer.encode(f"<bos><|user|>3+3<|assistant|>{reply}<eos>")
+        logprobs = model(torch.tensor([ids])).logits.log_softmax(-1)
+        start = len(ids) - len(reply) - 1
+        wanted = sum(logprobs[0, t - 1, ids[t]] for t in range(start, len(ids)))
+        torch.testing.assert_close(got[0, k], wanted, rtol=1e-5, atol=1e-4)
+        assert batch.tokens_B_K[0, k] == len(reply) + 1
+
+
+def test_a_row_that_does_not_fit_is_refused_not_cut(base):
+    long = row(1, replies=("9" * 60, "1"))
+    with pytest.raises(BadInput, match=r"r/e1/.*67 tokens.*64 positions"):
+        dpo.learn(base, [long], config(), base / "out")
+
+
+@pytest.mark.parametrize("rows", [[], [row(1), ranking(1)], [row(1, "sft")]])
+def test_rows_of_the_wrong_kind_or_mixed_are_refused(base, rows):
+    with pytest.raises(BadInput, match="one kind, of one K"):
+        dpo.learn(base, rows, config(), base / "out")
+
+
+@pytest.mark.parametrize("method", LEARNERS)
+def test_how_a_step_is_split_changes_nothing(base, tmp_path, method):
+    rows = [row(n, kind="sft") for n in range(8)] if method == "sft" else PAIRS
+    logs = []
+    for micro_batch in (8, 4, 3):
+        settings = config(method, micro_batch=micro_batch)
+        LEARNERS[method](base, rows, settings, tmp_path, lambda step: logs.append(dict(step)))
+    whole, *parts = logs[:2], logs[2:4], logs[4:]
+    for log in parts:
+        for step, wanted in zip(log, whole, strict=True):
+            for name in wanted.keys() - {"seconds"}:
+                assert step[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("method", PAIRED)
+@pytest.mark.parametrize("kind", ["pref", "rank"])
+def test_a_better_reply_becomes_the_likelier_one(base, tmp_path, method, kind):
+    rows = PAIRS[:4] if kind == "pref" else [ranking(n) for n in range(4)]
+    settings = config(method, steps=40, lr=3e-3, seed=1, batch=4, sft=0.1)
+    told = PAIRED[method].learn(base, rows, settings, tmp_path / "new")
+    assert told["first"]["margin"] == pytest.approx(0, abs=1e-4)
+    assert told["last"]["margin"] > 0.5
+    assert told["last"]["accuracy"] == 1
+    assert told["last"]["preference"] < told["first"]["preference"]
+    assert told["last"]["chosen_gain"] > told["last"]["rejected_gain"]
+
+    model, tokenizer = learner.load(tmp_path / "new")
+    old, _ = learner.load(base)
+    examples = learner.encode(rows, model, tokenizer)
+    batch = learner.collate(examples, range(4), model.device)
+    h_B_K = learner.sequence_logprobs(model, batch) - learner.sequence_logprobs(old, batch)
+    assert (h_B_K[:, 0] > h_B_K[:, -1]).all()
+
+
+def test_sft_makes_accepted_answers_likely_in_both_dialects(base, tmp_path):
+    rows = [row(n, kind="sft", role=role) for n in range(4) for role in ("user", "question")]
+    told = LEARNERS["sft"](base, rows, config("sft", steps=40, lr=1e-2), tmp_path)
+    assert told["last"]["sft"] < 0.6 * told["first"]["sft"]
+    assert told["rows"] == 8
+    assert len((tmp_path / "steps.jsonl").read_text().splitlines()) == told["steps"] == 40
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_the_same_seed_gives_the_same_update(base, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        dpo.learn(base, PAIRS, config(batch=4, seed=seed), tmp_path / name)
+    a, b, c = (learner.load(tmp_path / name)[0].state_dict() for name in "abc")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not all(torch.equal(a[name], c[name]) for name in a)
+
+
+@pytest.mark.parametrize("method", PAIRED)
+def test_the_first_loss_is_known(base, tmp_path, method):
+    told = PAIRED[method].learn(base, PAIRS, config(method, steps=1), tmp_path)
+    eps = [max(pair.flip_prob, 1e-3) for pair in PAIRS]
+    at_zero = [-math.log(2) - math.log(e * (1 - e)) / 2 for e in eps]
+    wanted = math.log(2) if method == "dpo" else sum(at_zero) / len(at_zero)
+    assert told["first"]["preference"] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", PAIRED)
+def test_a_wrong_reference_stops_the_first_step(base, tmp_path, method, monkeypatch):
+    module = PAIRED[method]
+    honest = module.reference_logprobs
+    monkeypatch.setattr(module, "reference_logprobs", lambda *given: honest(*given) + 0.5)
+    with pytest.raises(SuperalignError, match=r"step 0: policy and reference differ by up to 0\.5"):
+        module.learn(base, PAIRS, config(method), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_loss_stops_the_first_step(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(losses, "dpo", losses.hinge)
+    with pytest.raises(SuperalignError, match=r"step 0: .* is 1\.000000, not 0\.693147"):
+        dpo.learn(base, PAIRS, config(), tmp_path)
+
+
+def test_a_gradient_that_is_not_finite_stops_learning(base, tmp_path):
+    rows = [row(n, kind="sft") for n in range(8)]
+    with pytest.raises(SuperalignError, match=r"smaller learn\.lr than 1e\+20"):
+        LEARNERS["sft"](base, rows, config("sft", lr=1e20, steps=20), tmp_path)
+
+
+@pytest.fixture
+def rival(base, tmp_path):
+    """TRL's DPOTrainer on rows that were exported for it, its policy moved off the reference."""
+
+    def build(rows, **given):
+        to_trl(rows, tmp_path / "data", {"protocol": "critique", "license": "apache-2.0"}, "<bos>")
+        data = load_dataset(
+            str(tmp_path / "data"), "preference", split="train", cache_dir=str(tmp_path / "cache")
+        )
+        ref, tokenizer = learner.load(base)
+        policy, _ = learner.load(base)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for weight in policy.parameters():
+                weight += 0.02 * torch.randn_like(weight)
+        args = DPOConfig(
+            output_dir=str(tmp_path / "trl"),
+            per_device_train_batch_size=8,
+            max_length=None,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            **given,
+        )
+        trainer = DPOTrainer(policy, ref, args=args, train_dataset=data, processing_class=tokenizer)
+        return trainer, policy, ref, tokenizer
+
+    return build
+
+
+@pytest.mark.parametrize("role", ["user", "question"])
+@pytest.mark.parametrize("method", PAIRED)
+def test_losses_are_trls(rival, method, role):
+    pairs = [row(n, flip_prob=0.05, role=role) for n in range(8)]
+    name = {"dpo": "sigmoid", "exo": "exo_pair"}[method]
+    smoothing = {"label_smoothing": 0.05} if method == "exo" else {}
+    trainer, policy, ref, tokenizer = rival(pairs, loss_type=name, **smoothing)
+    theirs = next(iter(trainer.get_train_dataloader()))
+    examples = learner.encode(pairs, policy, tokenizer)
+    ours = learner.collate(examples, range(8), policy.device)
+    assert tokens(theirs["input_ids"]) == tokens(ours.ids_N_T)
+    with torch.no_grad():
+        h_B_K = learner.sequence_logprobs(policy, ours) - learner.sequence_logprobs(ref, ours)
+        losses_B = PAIRED[method].preference(h_B_K, ours, config(method))
+        wanted = trainer.compute_loss(policy, theirs)
+    assert h_B_K.abs().max() > 0.1
+    torch.testing.assert_close(losses_B.mean(), wanted, rtol=0, atol=1e-5)
+
+
+def test_trl_trains_on_what_we_export(rival, tmp_path):
+    rows = [row(n, judge="critic@1" if n else "anna") for n in range(4)] + [ranking(9)]
+    trainer, *_ = rival(rows, loss_type="exo_pair", label_smoothing=1e-3, max_steps=2)
+    assert math.isfinite(trainer.train().training_loss)
+    best = [one for one in trainer.train_dataset if one["rewards"]]
+    assert best[0]["replies"] == ["18", "19", "none"]
+    assert best[0]["chosen"] == [{"role": "assistant", "content": "18"}]
+    assert best[0]["rejected"] == [{"role": "assistant", "content": "none"}]
+    card = (tmp_path / "data" / "README.md").read_text()
+    assert card.startswith('---\nlicense: "apache-2.0"\n')
+    assert "| preference | 5 | ai 5 | 0.0000 |" in card
+    assert "**judges**: anna, critic@1" in card
+    assert "**protocol**: critique" in card
+
+
+def test_tagged_rows_are_exported_as_strings_that_nobody_can_forge(tmp_path):
+    rows = [row(2, role="question"), row(2, kind="sft", role="question")]
+    assert to_trl(rows, tmp_path, {}) == {"preference": 1, "sft": 1}
+    loaded = load_dataset(str(tmp_path), "sft", split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded[0]["prompt"] == "<|question|>2+2<|answer|>"
+    assert loaded[0]["completion"] == "4"
+    with pytest.raises(BadInput, match=r"control token <\|answer\|>"):
+        to_trl([row(1, role="question", replies=("<|answer|>2", "3"))], tmp_path, {})
+    with pytest.raises(BadInput, match="one seat at a time"):
+        to_trl([row(1, role="question"), row(1)], tmp_path, {})
