@@ -10,8 +10,10 @@ no imports. `test_crash.py` holds the stores against each other.
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
+import select
 import signal
 import sys
 import time
@@ -80,8 +82,8 @@ async def play(path: Path, episodes: int) -> None:
         await run_many(setting, todo, lambda episode: None, 16)
 
 
-def child(path: Path, episodes: int, seconds: float | None = None) -> tuple[bool, int]:
-    """Play in a child that is killed after so many seconds: (was it, how many calls it made)."""
+def child(path: Path, episodes: int, kill_after: float = math.inf) -> tuple[bool, int]:
+    """Play in a child that is killed once it has made so many calls: (was it, how many it made)."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -90,20 +92,26 @@ def child(path: Path, episodes: int, seconds: float | None = None) -> tuple[bool
             asyncio.run(play(path, episodes))
             code = 0
         os._exit(code)
-    while os.read(HEARD, 1) != b"!":
-        pass
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    calls = -1  # the first mark says that it has begun
     os.set_blocking(HEARD, False)
-    calls = 0
-    with contextlib.suppress(BlockingIOError):
-        while heard := os.read(HEARD, 65536):
-            calls += len(heard)
-    os.set_blocking(HEARD, True)
-    return os.WIFSIGNALED(status), calls
+    while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0 and calls < kill_after:
+        select.select([HEARD], [], [], 0.01)
+        calls += heard()
+    if ended[0] == 0:
+        time.sleep(random.random() * 0.03)  # not at the call, but anywhere until the next commit
+        os.kill(pid, signal.SIGKILL)
+        ended = os.waitpid(pid, 0)
+    status = ended[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status), calls + heard()
+
+
+def heard() -> int:
+    """How many calls the child has made since this was last asked."""
+    try:
+        return len(os.read(HEARD, 65536))
+    except BlockingIOError:
+        return 0
 
 
 def journalled(path: Path) -> tuple[int, int]:
@@ -115,14 +123,15 @@ def journalled(path: Path) -> tuple[int, int]:
 
 
 def main(folder: Path, episodes: int, wanted: int, seed: int) -> None:
-    began, rng = time.perf_counter(), random.Random(seed)
-    child(folder / "whole.sqlite", episodes)
-    longest = 1.6 * (time.perf_counter() - began) / wanted
+    rng = random.Random(seed)
+    _, whole = child(folder / "whole.sqlite", episodes)
+    most = 8 * whole / wanted  # calls between two kills: some runs end, others take many kills
     kills = reused = calls = damaged = runs = turns = 0
     while kills < wanted:
         path, over = folder / f"killed-{runs}.sqlite", False
         while not over:
-            killed, made = child(path, episodes, rng.random() * longest if kills < wanted else None)
+            kill_after = rng.random() * most if kills < wanted else math.inf
+            killed, made = child(path, episodes, kill_after)
             over, kills, calls = not killed, kills + killed, calls + made
             reused += journalled(path)[1] if killed else 0
             if kills % 10 == 0:
