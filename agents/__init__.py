@@ -2,7 +2,7 @@
 
 from .agent import Agent, clean, view
 from .dialects import TAGS, Dialect, chat, tags
-from .model import Ask, Completion, Model, Request, Sampling, View
+from .model import Ask, Completion, Model, Request, Sampling, View, Waits
 from .parse import parse_choice, parse_fault
 from .scripted import Scripted, recording
 
@@ -17,6 +17,7 @@ __all__ = [
     "Sampling",
     "Scripted",
     "View",
+    "Waits",
     "chat",
     "clean",
     "parse_choice",

@@ -50,6 +50,8 @@ class Request(Record):
     episode: str
     nth: int
     """How many calls this seat made before in the episode."""
+    key: str = ""
+    """The call's key: where in the graph it was made."""
     task: str = ""
     """Key of the task, for engines that play recordings."""
 
@@ -62,6 +64,12 @@ class Completion(Record):
     logprobs: tuple[float, ...] | None = None
     finish: Literal["stop", "length"] = "stop"
     prompt_tokens: int = 0
+    author: str | None = None
+    """The person who said it; None for a model."""
+
+
+class Waits(Exception):
+    """Raised by an engine whose answer comes from a person, later."""
 
 
 class Model(Protocol):

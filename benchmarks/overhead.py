@@ -30,7 +30,8 @@ from langgraph.runtime import Runtime
 
 from superalign.agents import Agent, Request, Sampling, Scripted
 from superalign.protocols import Ask, Context, State, Update, Verdict, protocol
-from superalign.protocols.kernel import Plan, Setting, run_many
+from superalign.protocols.kernel import run_many
+from superalign.protocols.setting import Plan, Setting
 from superalign.store import Question, Store, Task
 
 CONCURRENCY = 64

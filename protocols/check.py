@@ -22,8 +22,9 @@ from superalign.agents.scripted import Scripted
 from superalign.store.records import Episode, Question, Record, Task, Turn, digest
 from superalign.store.store import Store
 
-from .kernel import Limits, Plan, Setting, Stage
 from .protocol import Protocol
+from .setting import Limits, Plan, Setting
+from .stage import Stage
 from .state import Context, State
 
 REPLIES: dict[str, tuple[str, ...]] = {

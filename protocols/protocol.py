@@ -42,6 +42,11 @@ class Protocol:
         self.rewards = function
         return function
 
+    def earned(self, episode: Episode) -> dict[str, float | None]:
+        """What each seat earned in a finished episode, by `score`."""
+        scored = self.rewards(episode).items()
+        return {seat: None if reward is None else float(reward) for seat, reward in scored}
+
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters that a scenario may set."""

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Iterable
 from typing import Any
 
-from superalign.agents.agent import Agent
-from superalign.agents.model import Request
 from superalign.store.errors import Divergence
-from superalign.store.records import Episode, Record, Turn, digest
-from superalign.store.store import chain, turn_columns
+from superalign.store.records import Episode, Record
+from superalign.store.store import Entry, chain
 
-from .kernel import Plan, Setting, Stage
-
-PATIENCE = 10.0
-"""Seconds that a failed episode's unrecorded call waits for the failure that cut it short."""
+from .setting import Plan, Setting
+from .stage import Stage
 
 
 class Difference(Record):
@@ -28,46 +21,38 @@ class Difference(Record):
     diff: str = ""
 
 
-class Rerun(Stage):
-    """A stage without models. What was not recorded is a Divergence."""
+async def replay(
+    setting: Setting, episode: Episode, journal: list[Entry] | None = None
+) -> Difference | None:
+    """Run a stored episode from its journal alone and hold the outcome against the record.
 
-    def __init__(
-        self, setting: Setting, plan: Plan, journal: Iterable[tuple[Turn, str]], failed: bool
-    ) -> None:
-        super().__init__(setting, plan, journal)
-        self._failed = failed
-
-    async def live_call(self, key: str, agent: Agent, request: Request) -> Turn:
-        if self._failed:  # a sibling of the node that raised may have been cut short before it
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.over.wait(), PATIENCE)
-        raise Divergence(key, "this call was not recorded")
-
-
-async def replay(setting: Setting, episode: Episode) -> Difference | None:
-    """Run a stored episode from its journal alone and hold the outcome against the record."""
-    journal = setting.store.journal(episode.run, [episode.id])[episode.id]
-    altered = next((t.key for t, stored in journal if _record_hash(episode, t) != stored), None)
-    stage = Rerun(setting, _plan(episode), journal, episode.status == "failed")
+    The journal is read from the store where it was not read together with the episode.
+    """
+    if journal is None:
+        journal = setting.store.journal(episode.run, [episode.id])[episode.id]
+    altered = next((entry.turn.key for entry in journal if not entry.intact), None)
+    trusted = [entry._replace(intact=True) for entry in journal]  # to see what it changes
+    failed = episode.status == "failed"
+    stage = Stage(setting, plan_of(episode), trusted, live=frozenset(), failed=failed)
     try:
         again = await stage.play()
     except Divergence as found:
         what = f"{found.turn} {found.what}"
         if altered:
-            return _difference(episode, altered, f"altered after it was journalled: {what}", found)
-        return _difference(episode, found.turn, found.what, found)
-    unasked = [turn.key for turn, _ in journal if turn.key not in stage.nth]
+            return difference(episode, altered, f"altered after it was journalled: {what}", found)
+        return difference(episode, found.turn, found.what, found)
+    unasked = [entry.turn.key for entry in journal if entry.turn.key not in stage.nth]
     return _compare(episode, again, journal, altered, unasked)
 
 
 def _compare(
     before: Episode,
     after: Episode,
-    journal: list[tuple[Turn, str]],
+    journal: list[Entry],
     altered: str | None,
     unasked: list[str],
 ) -> Difference | None:
-    last = journal[-1][0].key if journal else ""
+    last = journal[-1].turn.key if journal else ""
     if unasked and before.status == "done" and not altered:
         return Difference(episode=before.ref, turn=unasked[0], what="recorded but not asked for")
     for name in ("error", "question", "verdict", "critiques", "truth", "facts", "rewards"):
@@ -78,7 +63,7 @@ def _compare(
             return Difference(episode=before.ref, turn=altered or last, what=what, diff=diff)
     if altered:
         return Difference(episode=before.ref, turn=altered, what="altered after it was journalled")
-    if chain(before, [record_hash for _, record_hash in journal]) != before.record_hash:
+    if chain(before, [entry.record_hash for entry in journal]) != before.chain:
         what = "turns are missing or were added, or the episode was changed"
         return Difference(episode=before.ref, turn=last, what=what)
     if after.transcript_hash != before.transcript_hash:
@@ -86,13 +71,10 @@ def _compare(
     return None
 
 
-def _plan(episode: Episode) -> Plan:
-    kept = ("run", "index", "iteration", "task", "seed", "tags")
-    return Plan(**{name: getattr(episode, name) for name in kept}, scenario="", id=episode.id)
-
-
-def _record_hash(episode: Episode, turn: Turn) -> str:
-    return digest(turn_columns(episode.run, episode.id, turn))
+def plan_of(episode: Episode) -> Plan:
+    """The plan that a stored episode was played by."""
+    kept = ("run", "id", "index", "iteration", "task", "seed", "tags", "parent", "fork")
+    return Plan(**{name: getattr(episode, name) for name in kept}, scenario="")
 
 
 def _plain(episode: Episode, name: str) -> Any:
@@ -100,5 +82,5 @@ def _plain(episode: Episode, name: str) -> Any:
     return sorted(value, key=str) if name == "critiques" else value
 
 
-def _difference(episode: Episode, turn: str, what: str, found: Divergence) -> Difference:
+def difference(episode: Episode, turn: str, what: str, found: Divergence) -> Difference:
     return Difference(episode=episode.ref, turn=turn, what=what, diff=found.diff)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 from superalign.store.records import Critique, Question, Turn, Verdict
 
 if TYPE_CHECKING:
-    from .kernel import Seat
+    from .stage import Seat
 
 
 class State(TypedDict):

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from superalign.learners import LEARNERS, LearnConfig
 from superalign.protocols import load_protocol, shipped
 from superalign.protocols.check import Problem, check_protocol
-from superalign.protocols.kernel import Setting
 from superalign.protocols.replay import replay
+from superalign.protocols.setting import Setting
 from superalign.store import BadInput, Episode, Store, StoreError
 
 from .loop import Experiment
@@ -294,9 +294,9 @@ def _is_run(url: str, name: str) -> bool:
 async def _replay(store: Store, run: str, ids: list[str] | None) -> dict[str, Any]:
     setting = stored_setting(store, run)
     divergences, episodes = [], 0
-    for episode in store.episodes(run, ids=ids):
+    for episode, journal in store.load(run, ids):
         episodes += 1
-        if (found := await replay(setting, episode)) is not None:
+        if (found := await replay(setting, episode, journal)) is not None:
             divergences.append(found.model_dump())
     changed = setting.protocol.hash != store.run(run).protocol_hash
     return {

@@ -18,7 +18,8 @@ import superalign
 from superalign.agents import Ask, Model, Request, Sampling, view
 from superalign.learners import LEARNERS, FlipRates, measure_flips
 from superalign.learners.rows import rows as rows_of
-from superalign.protocols.kernel import Plan, Setting, call_seed, run_many
+from superalign.protocols.kernel import run_many
+from superalign.protocols.setting import Plan, Setting, call_seed
 from superalign.store import Episode, Evaluation, Label, PolicyVersion, Row, Run, Store, Task, Turn
 from superalign.store.records import Message, digest
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from superalign.learners.config import LearnConfig
-from superalign.protocols.kernel import Limits
+from superalign.protocols.setting import Limits
 from superalign.store.errors import BadInput
 from superalign.store.records import Record, digest
 
@@ -110,7 +110,7 @@ class Labels(Record):
 class Attack(Record):
     """How the attacker is steered from cell to cell of the world's taxonomy."""
 
-    explore: float = Field(default=0.25, ge=0, le=1)
+    explore: float = Field(default=0.5, ge=0, le=1)
     """Share of an iteration's episodes spread evenly over all cells; the archive that they fill
     steers the rest to where the learner fails."""
 

@@ -11,6 +11,7 @@ from .errors import (
     Unreadable,
 )
 from .records import (
+    Case,
     Critique,
     Episode,
     Evaluation,
@@ -18,18 +19,22 @@ from .records import (
     Message,
     PolicyVersion,
     Question,
+    Retraction,
     Row,
     Run,
+    Score,
     Task,
     Turn,
     Verdict,
 )
-from .store import Store
+from .store import Entry, Store
 
 __all__ = [
     "BadInput",
+    "Case",
     "Critique",
     "Divergence",
+    "Entry",
     "Episode",
     "Evaluation",
     "Label",
@@ -39,8 +44,10 @@ __all__ = [
     "PolicyVersion",
     "ProtocolError",
     "Question",
+    "Retraction",
     "Row",
     "Run",
+    "Score",
     "Store",
     "StoreError",
     "SuperalignError",

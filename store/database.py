@@ -5,22 +5,24 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import JSON, Dialect, Engine, create_engine, event, select
+from sqlalchemy import Dialect, Engine, create_engine, event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlmodel import SQLModel
 
 from . import tables
 from .errors import BadInput, StoreError
+from .records import digest
 
-CONTENT_ADDRESSED = ("messages", "rows", "versionrows")
-"""Written twice, these are equal. A second key anywhere else is an error."""
+WRITTEN_ONCE = ("messages", "rows", "versionrows", "cases")
+"""Of these the first one stays: written twice, they say the same. Elsewhere that is an error."""
 
 
 def open_database(url: str, write: bool) -> tuple[Engine, int | None]:
@@ -78,31 +80,63 @@ def _check_schema(engine: Engine, create: bool) -> None:
         )
 
 
-@cache
-def insert_into(dialect: Dialect, table: Any) -> tuple[str, Callable[[dict], Any]]:
-    """A table's INSERT as driver SQL, and what makes its parameters of a row.
+class Codec:
+    """How rows of one table become what a driver is given, and back.
 
-    Compiled once and given straight to the driver: Core's own work per row costs four times that
-    of SQLite.
+    Text, integers, reals and NULL are all that ever lies in a database: JSON is written here, so
+    that a hash over the values is a hash over what is stored.
     """
-    insert = table.insert()
-    if table.name in CONTENT_ADDRESSED:
-        flavour = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
-        insert = flavour(table).on_conflict_do_nothing()
-    compiled = insert.compile(dialect=dialect)
-    names = compiled.positiontup or list(table.c.keys())
-    as_json = {column.name for column in table.c if isinstance(column.type, JSON)}
 
-    def bind(row: dict[str, Any]) -> Any:
-        values = (
-            orjson.dumps(row[name]).decode()
-            if name in as_json and row[name] is not None
-            else row[name]
-            for name in names
-        )
-        return tuple(values) if compiled.positional else dict(zip(names, values, strict=True))
+    def __init__(self, table: Any, dialect: Dialect) -> None:
+        *columns, _ = table.c
+        self.names = tuple(column.name for column in columns)
+        self._json = tuple(i for i, column in enumerate(columns) if column.info.get("json"))
+        self._flags = tuple(i for i, column in enumerate(columns) if column.info.get("flag"))
+        self._pick = itemgetter(*self.names)
+        insert = table.insert()
+        if table.name in WRITTEN_ONCE:
+            flavour = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+            insert = flavour(table).on_conflict_do_nothing()
+        compiled = insert.compile(dialect=dialect)
+        self.statement = str(compiled)
+        """The INSERT as driver SQL: Core's own work per row costs four times that of SQLite."""
+        self._named = None if compiled.positional else tuple(table.c.keys())
 
-    return str(compiled), bind
+    def pack(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A row's values in the order of the columns, the hash over all of them last."""
+        values = list(self._pick(row))
+        for i in self._json:
+            if values[i] is not None:
+                values[i] = orjson.dumps(values[i], default=vars).decode()
+        for i in self._flags:
+            values[i] = int(values[i])
+        return (*values, digest(*values))
+
+    def bound(self, values: tuple[Any, ...]) -> Any:
+        """Packed values as the driver takes them: by position or by name."""
+        return values if self._named is None else dict(zip(self._named, values, strict=True))
+
+    def unpack(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The row of packed values, without the hash. Raises ValueError on what is no JSON."""
+        found = list(values[:-1])
+        for i in self._json:
+            if found[i] is not None:
+                found[i] = orjson.loads(found[i])
+        return dict(zip(self.names, found, strict=True))
+
+
+def intact(values: Sequence[Any]) -> bool:
+    """Whether packed values still have the hash that they were written with."""
+    try:
+        return digest(*values[:-1]) == values[-1]
+    except TypeError:  # bytes where text was: no JSON can hold them
+        return False
+
+
+@cache
+def codec(dialect: Dialect, table: Any) -> Codec:
+    """The codec of a Core table, built once."""
+    return Codec(table, dialect)
 
 
 def _prepare_reader(connection: Any, _: object) -> None:
@@ -114,6 +148,7 @@ def _prepare_writer(connection: Any, _: object) -> None:
     connection.execute("PRAGMA busy_timeout=30000")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA wal_autocheckpoint=8000")  # 32 MB: fewer waits for the disk
 
 
 def _lock(path: Path) -> int:

@@ -4,9 +4,12 @@ Message, Question, Task   what is said and asked, and the truth that only the ke
 Turn                      one answer of one model: the journal's unit and the transcript's line
 Critique, Verdict         what critics and judges made of turns
 Episode                   one run of one protocol on one task
+Score                     a later judgement of an episode, beside its own
+Case                      what waits for a person: a call of a human seat, an answer to label
 Label                     what a human (or an oracle playing one) said of an answer
 Row                       one training example and the turns it came from
 PolicyVersion             one set of weights and what taught it
+Retraction                a row that no later update may learn from
 Evaluation                one held-out item answered by one version
 Run                       one execution of a scenario
 
@@ -31,7 +34,7 @@ Status = Literal["done", "failed", "waiting"]
 
 def digest(*parts: Any, size: int = 16) -> str:
     """Hex digest of the JSON of `parts` with sorted keys; `size` in bytes."""
-    spelt = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
+    spelt = orjson.dumps(parts, default=vars, option=orjson.OPT_SORT_KEYS)
     return hashlib.blake2b(spelt, digest_size=size).hexdigest()
 
 
@@ -168,14 +171,17 @@ class Episode(Record):
     facts: dict[str, Any] = Field(default_factory=dict)
     """What the oracle knows: the `cell`, which answers are right. For evaluation only."""
     parent: str | None = None
-    """Reference of the episode this one was forked from."""
+    """Reference of the episode this one was forked from, or judges again."""
+    fork: str | None = None
+    """Key of the first turn that was not copied from the parent; None when it is no fork."""
     tags: tuple[str, ...] = ()
     """What the plan says of it, e.g. `explore` or `exploit`."""
     seconds: float = 0.0
     transcript_hash: str = ""
     """Over what every turn said, and the verdict: what byte-equal means."""
-    record_hash: str = ""
-    """Chain over every column of the episode and of every turn in key order, and their count."""
+    chain: str = ""
+    """Over the episode, its verdict and critiques, then the record hashes of its turns in key
+    order, and their count: a turn that was cut off or added breaks it."""
     turns: tuple[Turn, ...] = ()
     critiques: tuple[Critique, ...] = ()
 
@@ -191,6 +197,41 @@ class Episode(Record):
         return [t for t in self.turns if t.seat == seat and kind in (None, t.kind)]
 
 
+class Score(Record):
+    """A later judgement of an episode: by another judge, or by a changed `score`."""
+
+    run: str
+    episode: str
+    name: str
+    """The run that judged again and holds its transcript, or `rescore-N`."""
+    author: str
+    reason: str
+    at: float = Field(default_factory=time.time)
+    verdict: Verdict | None = None
+    rewards: dict[str, float | None] = Field(default_factory=dict)
+    error: str | None = None
+    """Why there is no verdict. A failed judgement is no score of zero."""
+
+
+class Case(Record):
+    """Something that waits for a person."""
+
+    run: str
+    episode: str
+    turn: str
+    """Key of the human seat's call, or of the answer that is to be labelled."""
+    seat: str
+    kind: str
+    """`label`, or what the human seat was asked for: `critique`, `verdict` …"""
+    why: str
+    """The policy that chose it; `seat` for a human seat's call."""
+    raters: int = 1
+    """How many people are to see it, each without the others' words."""
+    messages: tuple[str, ...] = ()
+    """Hashes of the messages that the person is shown."""
+    at: float = Field(default_factory=time.time)
+
+
 class Label(Record):
     """One person's (or simulated person's) word on one answer."""
 
@@ -202,6 +243,10 @@ class Label(Record):
     author: str
     why: str
     """The policy that chose this case: `audit`, `random`, `least_confident` …"""
+    note: str = ""
+    seconds: float | None = None
+    """How long the person took; None when it was no person."""
+    at: float = 0.0
 
 
 class Row(Record):
@@ -224,7 +269,7 @@ class Row(Record):
 
     @property
     def id(self) -> str:
-        return digest(self.model_dump(mode="json", exclude={"iteration"}))
+        return digest({k: v for k, v in vars(self).items() if k != "iteration"})
 
 
 class PolicyVersion(Record):
@@ -241,6 +286,16 @@ class PolicyVersion(Record):
     path: str
     iteration: int
     metrics: dict[str, Any] = Field(default_factory=dict)
+
+
+class Retraction(Record):
+    """A row that no later update may learn from. What it taught before stays on record."""
+
+    run: str
+    row: str
+    author: str
+    reason: str
+    at: float = Field(default_factory=time.time)
 
 
 class Evaluation(Record):
@@ -267,4 +322,9 @@ class Run(Record):
     protocol_hash: str
     version: str
     """superalign's version."""
+    parent: str | None = None
+    """The run whose episodes it judges again or forks; None for a run of its own."""
+    author: str = ""
+    """Who had it made, when it has a parent."""
+    reason: str = ""
     at: float = Field(default_factory=time.time)

@@ -5,33 +5,51 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import SQLModel
 
 from . import tables
-from .database import close_database, core, insert_into, open_database
+from .database import close_database, codec, core, intact, open_database
 from .errors import BadInput, StoreError
 from .records import (
+    Case,
     Critique,
     Episode,
     Evaluation,
     Label,
     Message,
     PolicyVersion,
+    Record,
+    Retraction,
     Row,
     Run,
+    Score,
     Turn,
     Verdict,
     digest,
 )
 
-BATCH_ROWS = 128
+BATCH_ROWS = 512
 BATCH_SECONDS = 0.02
+AT_ONCE = 200
+"""Episodes that are read together."""
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+class Entry(NamedTuple):
+    """One turn as the journal holds it."""
+
+    turn: Turn
+    record_hash: str
+    intact: bool
+    """Whether its columns still have the hash that was written with them."""
 
 
 class Store:
@@ -40,7 +58,7 @@ class Store:
     def __init__(self, engine: Engine, lock: int | None) -> None:
         self._engine = engine
         self._lock = lock
-        self._pending: dict[type[SQLModel], list[dict[str, Any]]] = defaultdict(list)
+        self._pending: dict[type[SQLModel], list[tuple[Any, ...]]] = defaultdict(list)
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._committed: asyncio.Future[None] | None = None
@@ -71,19 +89,22 @@ class Store:
 
     # Writing: everything is put in order and committed in groups.
 
-    def put(self, *rows: tuple[type[SQLModel], dict[str, Any]]) -> None:
-        """Queue rows that reach the disk together: when `committed()` returns, or within 20 ms."""
-        for table, row in rows:
-            self._pending[table].append(row)
-        self._count += len(rows)
-        if self._count >= BATCH_ROWS:
-            self.flush()
-        elif self._timer is None:
-            try:
+    def put(self, table: type[SQLModel], row: Mapping[str, Any]) -> str:
+        """Queue a row, on disk when `committed()` returns or within 20 ms; gives its hash.
+
+        Rows put between two awaits reach the disk together.
+        """
+        values = codec(self._engine.dialect, core(table)).pack(row)
+        self._pending[table].append(values)
+        self._count += 1
+        if self._timer is None:
+            with contextlib.suppress(RuntimeError):  # outside a loop the caller flushes
                 loop = asyncio.get_running_loop()
-            except RuntimeError:  # outside a loop the caller flushes
-                return
-            self._timer = loop.call_later(BATCH_SECONDS, self._flush_quietly)
+                self._timer = loop.call_later(BATCH_SECONDS, self._flush_quietly)
+        elif self._count == BATCH_ROWS:
+            self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(0, self._flush_quietly)
+        return values[-1]
 
     async def committed(self) -> None:
         """Wait until everything put so far is on disk."""
@@ -97,8 +118,21 @@ class Store:
         await asyncio.shield(self._committed)
 
     def _flush_quietly(self) -> None:
-        with contextlib.suppress(StoreError):  # who waits was told; the next put retries
+        self._timer = None
+        try:
             self.flush()
+        except StoreError as failure:  # who waits is told; the next put tries again
+            self._tell(failure)
+
+    def _tell(self, failure: StoreError | None) -> None:
+        """Let go on who waits for what was pending, or tell why it cannot be written."""
+        waiting, self._committed = self._committed, None
+        if waiting is None or waiting.done():
+            return
+        if failure is None:
+            waiting.set_result(None)
+        else:
+            waiting.set_exception(failure)
 
     def flush(self) -> None:
         """Commit what is pending in one transaction. Raises StoreError; nothing is dropped then."""
@@ -107,69 +141,74 @@ class Store:
             self._timer = None
         if not self._count:
             return
-        waiting, self._committed = self._committed, None
         try:
             with self._engine.begin() as db:
                 for table, rows in self._pending.items():
-                    statement, bind = insert_into(db.dialect, core(table))
-                    db.exec_driver_sql(statement, [bind(row) for row in rows])
+                    used = codec(db.dialect, core(table))
+                    db.exec_driver_sql(used.statement, [used.bound(row) for row in rows])
         except DatabaseError as error:
             failure = StoreError(f"{self._engine.url}: cannot write: {error.orig}")
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(failure)
+            self._tell(failure)
             raise failure from error
         self._pending.clear()
         self._count = 0
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
+        self._tell(None)
 
     def put_message(self, message: Message, key: str) -> None:
         """Queue a message under its hash, once per store handle."""
         if key not in self._messages:
             self._messages.add(key)
-            row = {"hash": key, "role": message.role, "content": message.content}
-            self.put((tables.Messages, row))
+            self.put(tables.Messages, message.__dict__)
 
     def put_turn(self, run: str, episode: str, turn: Turn) -> str:
         """Queue one journal entry; gives its record hash."""
-        row = turn_columns(run, episode, turn)
-        row["record_hash"] = record_hash = digest(row)
-        self.put((tables.Turns, row))
-        return record_hash
+        return self.put(tables.Turns, {"run": run, "episode": episode, **turn.__dict__})
 
     def put_episode(self, episode: Episode) -> None:
         """Queue an ended episode with its critiques and verdict. Its turns lie in the journal."""
-        row = episode.model_dump(mode="json", exclude={"turns", "critiques", "verdict"})
         where = {"run": episode.run, "episode": episode.id}
-        critiques = [(tables.Critiques, where | c.model_dump()) for c in episode.critiques]
-        rows = [*critiques, (tables.Episodes, row)]
+        for critique in episode.critiques:
+            self.put(tables.Critiques, {**where, **critique.__dict__})
         if episode.verdict is not None:
-            rows.append((tables.Verdicts, {**where, "number": 0, **episode.verdict.model_dump()}))
-        self.put(*rows)
+            self.put(tables.Verdicts, {**where, **episode.verdict.__dict__})
+        self.put(tables.Episodes, episode.__dict__)
 
     def put_run(self, run: Run) -> None:
-        self._put_now((tables.Runs, run.model_dump()))
+        self._put_now(tables.Runs, [run.__dict__])
 
     def put_labels(self, labels: Iterable[Label]) -> None:
-        self._put_now(*((tables.Labels, label.model_dump()) for label in labels))
+        self._put_now(tables.Labels, (label.__dict__ for label in labels))
+
+    def put_scores(self, scores: Iterable[Score]) -> None:
+        self._put_now(tables.Scores, (score.__dict__ for score in scores))
+
+    def put_case(self, case: Case) -> None:
+        """Queue a case; one that is there already stays as it is."""
+        self.put(tables.Cases, case.__dict__)
+
+    def put_cases(self, cases: Iterable[Case]) -> None:
+        self._put_now(tables.Cases, (case.__dict__ for case in cases))
+
+    def put_retractions(self, retractions: Iterable[Retraction]) -> None:
+        self._put_now(tables.Retractions, (retraction.__dict__ for retraction in retractions))
 
     def put_rows(self, run: str, rows: Iterable[Row]) -> None:
-        where = {"run": run}
-        found = ({**where, "id": row.id, **row.model_dump(mode="json")} for row in rows)
-        self._put_now(*((tables.Rows, row) for row in found))
+        self._put_now(tables.Rows, ({"run": run, "id": row.id, **row.__dict__} for row in rows))
 
     def put_version(self, run: str, version: PolicyVersion, rows: Iterable[Row] = ()) -> None:
         """Write a policy version and the links to the rows that taught it."""
         taught = {"run": run, "version": version.id}
-        links = [(tables.VersionRows, {**taught, "row": row.id}) for row in rows]
-        self._put_now(*links, (tables.Versions, {"run": run, **version.model_dump()}))
+        for row in rows:
+            self.put(tables.VersionRows, {**taught, "row": row.id})
+        self._put_now(tables.Versions, [{"run": run, **version.__dict__}])
 
     def put_evaluations(self, run: str, evaluations: Iterable[Evaluation]) -> None:
-        self._put_now(*((tables.Evaluations, {"run": run, **e.model_dump()}) for e in evaluations))
+        self._put_now(tables.Evaluations, ({"run": run, **e.__dict__} for e in evaluations))
 
-    def _put_now(self, *rows: tuple[type[SQLModel], dict[str, Any]]) -> None:
+    def _put_now(self, table: type[SQLModel], rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows at once: all of them, or none."""
-        self.put(*rows)
+        for row in rows:
+            self.put(table, row)
         self.flush()
 
     # Reading.
@@ -182,88 +221,122 @@ class Store:
         """A plain connection, for questions that no method answers."""
         return self._engine.connect()
 
-    def _rows(self, query: Any) -> list[dict[str, Any]]:
+    def raw(self, table: type[SQLModel], *where: Any, order: Any = None) -> list[tuple[Any, ...]]:
+        """The rows of a table as they lie there, the hash of each last."""
+        query = select(core(table)).where(*where)
+        query = query if order is None else query.order_by(order)
         try:
             with self.connect() as db:
-                return [dict(row) for row in db.execute(query).mappings()]
+                return [tuple(row) for row in db.execute(query)]
         except DatabaseError as error:
             raise StoreError(f"{self._engine.url}: cannot be read: {error.orig}") from error
 
-    def _select(self, table: type[SQLModel], **where: Any) -> Any:
-        columns = core(table).c
-        return select(core(table)).where(*(columns[name] == v for name, v in where.items()))
+    def each(self, table: type[SQLModel]) -> Iterator[tuple[Any, ...]]:
+        """Every row of a table as it lies there, a few at a time."""
+        try:
+            with self.connect() as db:
+                found = db.execution_options(yield_per=1000).execute(select(core(table)))
+                yield from map(tuple, found)
+        except DatabaseError as error:
+            raise StoreError(f"{self._engine.url}: cannot be read: {error.orig}") from error
+
+    def column(self, column: Any, *where: Any, order: Any = None) -> list[Any]:
+        """One column of the rows that match."""
+        query = select(column).where(*where)
+        query = query if order is None else query.order_by(order)
+        try:
+            with self.connect() as db:
+                return list(db.execute(query).scalars())
+        except DatabaseError as error:
+            raise StoreError(f"{self._engine.url}: cannot be read: {error.orig}") from error
+
+    def _records(
+        self, record: type[AnyRecord], table: type[SQLModel], *where: Any, order: Any = None
+    ) -> list[AnyRecord]:
+        """Records of the rows that match, without the columns that say where each lies."""
+        unpack = codec(self._engine.dialect, core(table)).unpack
+        return [_strip(record, unpack(row)) for row in self.raw(table, *where, order=order)]
 
     def runs(self) -> list[Run]:
         """All runs, the oldest first."""
-        query = select(core(tables.Runs)).order_by(core(tables.Runs).c.at)
-        return [Run(**row) for row in self._rows(query)]
+        return self._records(Run, tables.Runs, order=core(tables.Runs).c.at)
 
     def run(self, run: str) -> Run:
-        found = self._rows(self._select(tables.Runs, id=run))
+        found = self._records(Run, tables.Runs, core(tables.Runs).c.id == run)
         if not found:
             known = ", ".join(r.id for r in self.runs()) or "none"
             raise BadInput(f"{run}: no such run in {self._engine.url}; it holds {known}")
-        return Run(**found[0])
+        return found[0]
 
     def messages(self, keys: Iterable[str]) -> dict[str, Message]:
         """Messages by hash."""
-        table, wanted, found = core(tables.Messages), sorted(set(keys)), {}
+        column, wanted, found = core(tables.Messages).c.hash, sorted(set(keys)), {}
         for start in range(0, len(wanted), 500):
-            query = select(table).where(table.c.hash.in_(wanted[start : start + 500]))
-            for row in self._rows(query):
-                found[row["hash"]] = Message(role=row["role"], content=row["content"])
+            rows = self.raw(tables.Messages, column.in_(wanted[start : start + 500]))
+            found |= {key: Message(role=role, content=content) for role, content, key in rows}
         return found
 
-    def journal(self, run: str, episodes: Sequence[str]) -> dict[str, list[tuple[Turn, str]]]:
+    def journal(self, run: str, episodes: Sequence[str]) -> dict[str, list[Entry]]:
         """Turns in transcript order with the record hashes that were written with them."""
         columns = core(tables.Turns).c
-        query = select(core(tables.Turns)).where(columns.run == run, columns.episode.in_(episodes))
-        found: dict[str, list[tuple[Turn, str]]] = {episode: [] for episode in episodes}
-        for row in self._rows(query):
-            where = row.pop("episode"), row.pop("run"), row.pop("record_hash")
-            found[where[0]].append((Turn(**row), where[2]))
+        unpack = codec(self._engine.dialect, core(tables.Turns)).unpack
+        found: dict[str, list[Entry]] = {episode: [] for episode in episodes}
+        for values in self.raw(tables.Turns, columns.run == run, columns.episode.in_(episodes)):
+            row = unpack(values)
+            turns = found[row["episode"]]
+            turns.append(Entry(_strip(Turn, row), values[-1], intact(values)))
         for turns in found.values():  # not by the database, whose collation may be another
-            turns.sort(key=lambda entry: entry[0].key)
+            turns.sort(key=lambda entry: entry.turn.key)
         return found
 
     def unfinished(self, run: str) -> set[str]:
         """Episodes that have journalled turns and no end: a killed run leaves them."""
         turns, ended = core(tables.Turns).c, core(tables.Episodes).c
         over = select(ended.id).where(ended.run == run)
-        query = select(turns.episode).where(turns.run == run, turns.episode.not_in(over)).distinct()
-        return {row["episode"] for row in self._rows(query)}
+        return set(self.column(turns.episode, turns.run == run, turns.episode.not_in(over)))
 
     def ended(self, run: str) -> set[str]:
         """Ids of the episodes of a run that are done or failed."""
         columns = core(tables.Episodes).c
-        query = select(columns.id).where(columns.run == run)
-        return {row["id"] for row in self._rows(query)}
+        return set(self.column(columns.id, columns.run == run))
 
     def count(self, run: str, status: str | None = None) -> int:
         columns = core(tables.Episodes).c
-        query = select(func.count().label("n")).where(columns.run == run)
-        query = query if status is None else query.where(columns.status == status)
-        return self._rows(query)[0]["n"]
+        where = [columns.run == run, *([] if status is None else [columns.status == status])]
+        return self.column(func.count(columns.id), *where)[0]
 
     def episodes(
         self, run: str, *, iteration: int | None = None, ids: Sequence[str] | None = None
     ) -> Iterator[Episode]:
         """Episodes with turns, critiques and verdict, in plan order, a few hundred at a time."""
         columns = core(tables.Episodes).c
-        query = select(columns.id).where(columns.run == run).order_by(columns.index)
-        if iteration is not None:
-            query = query.where(columns.iteration == iteration)
-        wanted = list(ids) if ids is not None else [row["id"] for row in self._rows(query)]
-        for start in range(0, len(wanted), 200):
-            yield from self._load(run, wanted[start : start + 200])
+        if ids is None:
+            where = self._in_iteration(tables.Episodes, run, iteration)
+            ids = self.column(columns.id, *where, order=columns.index)
+        for episode, _ in self.load(run, ids):
+            yield episode
 
-    def _load(self, run: str, ids: list[str]) -> Iterator[Episode]:
-        def gather(table: type[SQLModel], column: str = "episode") -> dict[str, list[dict]]:
-            where = core(table).c
-            query = select(core(table)).where(where.run == run, where[column].in_(ids))
+    def load(
+        self, run: str, ids: Sequence[str] | None = None
+    ) -> Iterator[tuple[Episode, list[Entry]]]:
+        """Episodes with their journals, a few hundred at a time; None: all, in plan order.
+
+        Unknown ids are passed over.
+        """
+        if ids is None:
+            columns = core(tables.Episodes).c
+            ids = self.column(columns.id, columns.run == run, order=columns.index)
+        for start in range(0, len(ids), AT_ONCE):
+            yield from self._load(run, ids[start : start + AT_ONCE])
+
+    def _load(self, run: str, ids: Sequence[str]) -> Iterator[tuple[Episode, list[Entry]]]:
+
+        def gather(table: type[SQLModel], name: str = "episode") -> dict[str, list[dict]]:
+            where, unpack = core(table).c, codec(self._engine.dialect, core(table)).unpack
             found = defaultdict(list)
-            for row in self._rows(query):
-                found[row[column]].append(row)
+            for values in self.raw(table, where.run == run, where[name].in_(ids)):
+                row = unpack(values)
+                found[row[name]].append(row)
             return found
 
         heads, critiques = gather(tables.Episodes, "id"), gather(tables.Critiques)
@@ -271,45 +344,69 @@ class Store:
         for episode in ids:
             if episode not in heads:
                 continue
-            verdict = next((v for v in verdicts[episode] if v["number"] == 0), None)
-            yield Episode(
+            said = (_strip(Critique, row) for row in critiques[episode])
+            verdict = next((_strip(Verdict, row) for row in verdicts[episode]), None)
+            found = Episode(
                 **heads[episode][0],
-                turns=tuple(turn for turn, _ in journal[episode]),
-                critiques=tuple(
-                    sorted((_strip(Critique, row) for row in critiques[episode]), key=in_order)
-                ),
-                verdict=_strip(Verdict, verdict) if verdict else None,
+                turns=tuple(entry.turn for entry in journal[episode]),
+                critiques=tuple(sorted(said, key=in_order)),
+                verdict=verdict,
             )
+            yield found, journal[episode]
 
     def find(self, ref: str) -> tuple[str, str]:
         """(run, episode) of a reference `run/id`, an id, or the beginning of an id."""
         run, _, prefix = ref.rpartition("/")
         columns = core(tables.Episodes).c
-        query = select(columns.run, columns.id)
-        query = query.where(columns.id.startswith(prefix, autoescape=True))
-        found = self._rows(query.where(columns.run == run) if run else query)
+        begins = columns.id.startswith(prefix, autoescape=True)
+        query = select(columns.run, columns.id).where(begins)
+        with self.connect() as db:
+            found = db.execute(query.where(columns.run == run) if run else query).all()
         if len(found) != 1:
             what = "no such episode" if not found else f"{len(found)} episodes begin so"
             raise BadInput(f"{ref}: {what}; `superalign list episodes` names them")
-        return found[0]["run"], found[0]["id"]
+        return found[0][0], found[0][1]
 
     def labels(self, run: str) -> list[Label]:
-        return [Label(**row) for row in self._rows(self._select(tables.Labels, run=run))]
+        return self._records(Label, tables.Labels, core(tables.Labels).c.run == run)
+
+    def scores(self, run: str) -> list[Score]:
+        """Later judgements of a run's episodes, the oldest first."""
+        columns = core(tables.Scores).c
+        return self._records(Score, tables.Scores, columns.run == run, order=columns.at)
+
+    def cases(self, run: str) -> list[Case]:
+        """What waits for a person or once did, the oldest first."""
+        columns = core(tables.Cases).c
+        return self._records(Case, tables.Cases, columns.run == run, order=columns.at)
+
+    def retractions(self, run: str) -> list[Retraction]:
+        return self._records(Retraction, tables.Retractions, core(tables.Retractions).c.run == run)
 
     def rows(self, run: str, iteration: int | None = None) -> list[Row]:
-        where = {"run": run} if iteration is None else {"run": run, "iteration": iteration}
-        return [_strip(Row, row) for row in self._rows(self._select(tables.Rows, **where))]
+        where = self._in_iteration(tables.Rows, run, iteration)
+        return self._records(Row, tables.Rows, *where)
 
     def versions(self, run: str) -> list[PolicyVersion]:
         """Policy versions of a run, the oldest first."""
-        query = self._select(tables.Versions, run=run).order_by(core(tables.Versions).c.iteration)
-        return [_strip(PolicyVersion, row) for row in self._rows(query)]
+        columns = core(tables.Versions).c
+        where, order = columns.run == run, columns.iteration
+        return self._records(PolicyVersion, tables.Versions, where, order=order)
+
+    def taught(self, run: str, version: str) -> list[str]:
+        """Ids of the rows that taught a version."""
+        columns = core(tables.VersionRows).c
+        return self.column(columns.row, columns.run == run, columns.version == version)
 
     def evaluations(self, run: str, iteration: int | None = None) -> list[Evaluation]:
-        where = {"run": run} if iteration is None else {"run": run, "iteration": iteration}
+        where = self._in_iteration(tables.Evaluations, run, iteration)
         order = core(tables.Evaluations).c.item
-        query = self._select(tables.Evaluations, **where).order_by(order)
-        return [_strip(Evaluation, row) for row in self._rows(query)]
+        return self._records(Evaluation, tables.Evaluations, *where, order=order)
+
+    def _in_iteration(self, table: type[SQLModel], run: str, iteration: int | None) -> list[Any]:
+        columns = core(table).c
+        where = [columns.run == run]
+        return where if iteration is None else [*where, columns.iteration == iteration]
 
 
 def transcript_hash(turns: Iterable[Turn], verdict: Verdict | None, error: str | None) -> str:
@@ -318,21 +415,14 @@ def transcript_hash(turns: Iterable[Turn], verdict: Verdict | None, error: str |
     return digest(said, (verdict.value, verdict.seat) if verdict else None, error)
 
 
-def turn_columns(run: str, episode: str, turn: Turn) -> dict[str, Any]:
-    """All columns of a turn but its record hash, which is the digest of these."""
-    return {"run": run, "episode": episode, **turn.__dict__}  # flat, so no dump is needed
-
-
 def chain(episode: Episode, record_hashes: Sequence[str]) -> str:
-    """Over an episode's own columns with verdict and critiques, then over the record hashes of
+    """Over an episode's own fields with verdict and critiques, then over the record hashes of
     its turns in key order, and how many there are."""
-    link = digest(episode.model_dump(mode="json", exclude={"turns", "record_hash"}))
-    for record_hash in record_hashes:
-        link = digest(link, record_hash)
-    return digest(link, len(record_hashes))
+    own = {name: value for name, value in vars(episode).items() if name not in ("turns", "chain")}
+    return digest(own, *record_hashes, len(record_hashes))
 
 
-def _strip(record: Any, row: dict[str, Any]) -> Any:
+def _strip(record: type[AnyRecord], row: dict[str, Any]) -> AnyRecord:
     """The record of a row, without the columns that say where it lies."""
     return record(**{name: row[name] for name in record.model_fields})
 

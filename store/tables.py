@@ -1,13 +1,18 @@
-"""The SQL schema: where each record lies. One row is one record; tuples and dicts are JSON."""
+"""The SQL schema: where each record lies. One row is one record.
+
+Every column holds text, an integer, a real or NULL, whatever the database: tuples and dicts are
+JSON text, flags are 0 or 1. The last column is always the hash of the others as they lie there, so
+that `verify` needs to know nothing else of a table.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, Column, Index, Text
+from sqlalchemy import Column, Index, Integer, Text
 from sqlmodel import Field, SQLModel
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of everything below. A store of another version is refused, not guessed at."""
 
 
@@ -15,8 +20,12 @@ def _text(**options: Any) -> Any:
     return Field(sa_type=Text, **options)
 
 
-def _json(**options: Any) -> Any:
-    return Field(sa_column=Column(JSON(none_as_null=True), **options))
+def _json(nullable: bool = False) -> Any:
+    return Field(sa_column=Column(Text, nullable=nullable, info={"json": True}))
+
+
+def _flag() -> Any:
+    return Field(sa_column=Column(Integer, nullable=False, info={"flag": True}))
 
 
 class Meta(SQLModel, table=True):
@@ -26,19 +35,23 @@ class Meta(SQLModel, table=True):
 
 class Runs(SQLModel, table=True):
     id: str = Field(primary_key=True)
-    scenario: dict = _json(nullable=False)
+    scenario: dict = _json()
     origin: str = _text()
     protocol_hash: str
     version: str
+    parent: str | None
+    author: str
+    reason: str = _text()
     at: float
+    record_hash: str
 
 
 class Messages(SQLModel, table=True):
     """Every message once, under its content hash."""
 
-    hash: str = Field(primary_key=True)
     role: str
     content: str = _text()
+    hash: str = Field(primary_key=True)
 
 
 class Turns(SQLModel, table=True):
@@ -50,23 +63,22 @@ class Turns(SQLModel, table=True):
     seat: str
     kind: str
     text: str = _text()
-    visible_to: list | None = _json()
-    trainable: bool
+    visible_to: list | None = _json(nullable=True)
+    trainable: bool = _flag()
     source: str
     policy: str
-    messages: list = _json(nullable=False)
-    sampling: dict = _json(nullable=False)
+    messages: list = _json()
+    sampling: dict = _json()
     seed: int
-    token_ids: list | None = _json()
-    logprobs: list | None = _json()
+    token_ids: list | None = _json(nullable=True)
+    logprobs: list | None = _json(nullable=True)
     finish: str
     error: str | None = _text(nullable=True)
-    normalised: bool
+    normalised: bool = _flag()
     prompt_tokens: int
     seconds: float
     at: float
     record_hash: str
-    """Over every column above."""
 
 
 class Episodes(SQLModel, table=True):
@@ -77,19 +89,21 @@ class Episodes(SQLModel, table=True):
     iteration: int
     protocol: str
     protocol_hash: str
-    params: dict = _json(nullable=False)
-    task: dict = _json(nullable=False)
+    params: dict = _json()
+    task: dict = _json()
     seed: int
     status: str
     error: str | None = _text(nullable=True)
-    question: dict = _json(nullable=False)
-    rewards: dict = _json(nullable=False)
+    question: dict = _json()
+    rewards: dict = _json()
     truth: str | None = _text(nullable=True)
-    facts: dict = _json(nullable=False)
+    facts: dict = _json()
     parent: str | None
-    tags: list = _json(nullable=False)
+    fork: str | None
+    tags: list = _json()
     seconds: float
     transcript_hash: str
+    chain: str
     record_hash: str
 
 
@@ -100,18 +114,17 @@ class Critiques(SQLModel, table=True):
     about: str = Field(primary_key=True)
     fault: int | None
     confidence: float | None
+    record_hash: str
 
 
 class Verdicts(SQLModel, table=True):
-    """Number 0 is the verdict of the episode itself; later ones are re-judgements."""
-
     run: str = Field(primary_key=True)
     episode: str = Field(primary_key=True)
-    number: int = Field(primary_key=True)
     value: str = _text()
     seat: str
     turn: str | None
     confidence: float | None
+    record_hash: str
 
 
 class Labels(SQLModel, table=True):
@@ -119,9 +132,13 @@ class Labels(SQLModel, table=True):
     episode: str = Field(primary_key=True)
     turn: str = Field(primary_key=True)
     author: str = Field(primary_key=True)
-    correct: bool
+    correct: bool = _flag()
     source: str
     why: str
+    note: str = _text()
+    seconds: float | None
+    at: float
+    record_hash: str
 
 
 class Rows(SQLModel, table=True):
@@ -129,14 +146,15 @@ class Rows(SQLModel, table=True):
     id: str = Field(primary_key=True)
     kind: str
     seat: str
-    prompt: list = _json(nullable=False)
-    replies: list = _json(nullable=False)
-    rewards: list | None = _json()
+    prompt: list = _json()
+    replies: list = _json()
+    rewards: list | None = _json(nullable=True)
     flip_prob: float
     source: str
     judge: str
-    turns: list = _json(nullable=False)
+    turns: list = _json()
     iteration: int
+    record_hash: str
 
 
 class Versions(SQLModel, table=True):
@@ -145,11 +163,12 @@ class Versions(SQLModel, table=True):
     seat: str
     parent: str | None
     method: str
-    config: dict = _json(nullable=False)
+    config: dict = _json()
     rows: str | None
     path: str = _text()
     iteration: int
-    metrics: dict = _json(nullable=False)
+    metrics: dict = _json()
+    record_hash: str
 
 
 class VersionRows(SQLModel, table=True):
@@ -158,6 +177,7 @@ class VersionRows(SQLModel, table=True):
     run: str = Field(primary_key=True)
     version: str = Field(primary_key=True)
     row: str = Field(primary_key=True)
+    record_hash: str
 
 
 class Evaluations(SQLModel, table=True):
@@ -167,5 +187,45 @@ class Evaluations(SQLModel, table=True):
     iteration: int
     cell: str
     text: str = _text()
-    correct: bool
+    correct: bool = _flag()
     tokens: int
+    record_hash: str
+
+
+class Scores(SQLModel, table=True):
+    """Later judgements of an episode, beside its own verdict and rewards."""
+
+    run: str = Field(primary_key=True)
+    episode: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    author: str
+    reason: str = _text()
+    at: float
+    verdict: dict | None = _json(nullable=True)
+    rewards: dict = _json()
+    error: str | None = _text(nullable=True)
+    record_hash: str
+
+
+class Cases(SQLModel, table=True):
+    run: str = Field(primary_key=True)
+    episode: str = Field(primary_key=True)
+    turn: str = Field(primary_key=True)
+    seat: str
+    kind: str
+    why: str
+    raters: int
+    messages: list = _json()
+    at: float
+    record_hash: str
+
+
+class Retractions(SQLModel, table=True):
+    """Rows that no later update may learn from."""
+
+    run: str = Field(primary_key=True)
+    row: str = Field(primary_key=True)
+    author: str
+    reason: str = _text()
+    at: float
+    record_hash: str

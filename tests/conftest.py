@@ -15,7 +15,8 @@ import pytest
 
 from superalign.agents import Agent, Sampling, Scripted
 from superalign.protocols import load_protocol
-from superalign.protocols.kernel import Limits, Plan, Setting, run_many
+from superalign.protocols.kernel import run_many
+from superalign.protocols.setting import Limits, Plan, Setting
 from superalign.scenarios import cli
 from superalign.store import Episode, Message, Question, Run, Store, Task, Turn
 

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from superalign.agents import Agent, Sampling, Scripted
 from superalign.protocols import load_protocol
-from superalign.protocols.kernel import Plan, Setting, run_many
+from superalign.protocols.kernel import run_many
+from superalign.protocols.setting import Plan, Setting
 from superalign.store import Question, Run, Store, Task
 from superalign.store.verify import verify
 

@@ -9,7 +9,8 @@ import pytest
 from langgraph.graph import START, StateGraph
 from sqlalchemy import text
 
-from superalign.protocols import Ask, Context, Protocol, State, Verdict, load_protocol, replay
+from superalign.protocols import Ask, Context, Protocol, State, Verdict, load_protocol
+from superalign.protocols import stage as staging
 from superalign.protocols.kernel import run_many
 from superalign.protocols.replay import replay as replayed
 from superalign.store import Store
@@ -46,7 +47,7 @@ async def ended(setting, play):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(replay, "PATIENCE", 0.05)
+    monkeypatch.setattr(staging, "PATIENCE", 0.05)
 
 
 # Replay.

@@ -10,7 +10,8 @@ import pytest
 
 from superalign.agents import Agent, Completion, Sampling, chat
 from superalign.protocols.critique import critique
-from superalign.protocols.kernel import Plan, Setting, run_many
+from superalign.protocols.kernel import run_many
+from superalign.protocols.setting import Plan, Setting
 from superalign.scenarios.arithmetic import CELLS, Arithmetic, draw, mistake
 from superalign.scenarios.report import report_facts, write_report
 from superalign.scenarios.statistics import Confusion, Paired, distinct_share, wilson
