@@ -9,25 +9,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Simulate scalable oversight: run protocols, replay transcripts, learn from them.",
-)
-
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Override one key, e.g. --set seed=1. Repeatable.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print facts as one JSON value on stdout.")]
-StoreUrl = Annotated[
-    str | None, typer.Option("--store", help="Path or URL of a store; default: that of the run.")
-]
-RunArg = Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")]
+from . import cli_exchange, cli_transcripts  # noqa: F401  # their commands join the app
+from .console import Json, RunArg, Set, StoreUrl, app, show_facts, table
 
 
 @app.command()
@@ -43,7 +30,7 @@ def run(
     from .commands import run_scenario
 
     facts, ok = run_scenario(scenario, tuple(overrides or ()), out, store, resume)
-    _print(facts, as_json, lambda f: f"report: {Path(f['folder']) / 'report.html'}")
+    show_facts(facts, as_json, lambda f: f"report: {Path(f['folder']) / 'report.html'}")
     raise typer.Exit(0 if ok else 1)
 
 
@@ -58,7 +45,7 @@ def check(
     from .commands import check_target
 
     facts, text = check_target(target, tuple(overrides or ()), run_code=not no_code)
-    _print(facts, as_json, lambda _: text)
+    show_facts(facts, as_json, lambda _: text)
     raise typer.Exit(0 if facts["ok"] else 1)
 
 
@@ -75,35 +62,7 @@ def list_(
     from .commands import list_things
 
     things = list_things(what, run, store)
-    _print(things, as_json, lambda found: _table(found))
-
-
-@app.command()
-def show(
-    episode: Annotated[str, typer.Argument(help="An episode's id, or the beginning of it.")],
-    as_seat: Annotated[str | None, typer.Option("--as", help="As this seat was shown it.")] = None,
-    store: StoreUrl = None,
-    as_json: Json = False,
-) -> None:
-    """Show a stored transcript."""
-    from .commands import show_episode
-
-    facts, text = show_episode(episode, as_seat, store)
-    _print(facts, as_json, lambda _: text)
-
-
-@app.command()
-def replay(
-    target: Annotated[str, typer.Argument(metavar="RUN|EPISODE", help="What to replay.")],
-    store: StoreUrl = None,
-    as_json: Json = False,
-) -> None:
-    """Run stored episodes again without any model and report every divergence."""
-    from .commands import replay_target
-
-    facts = replay_target(target, store)
-    _print(facts, as_json, _divergences)
-    raise typer.Exit(1 if facts["divergences"] else 0)
+    show_facts(things, as_json, lambda found: table(found))
 
 
 @app.command()
@@ -120,7 +79,7 @@ def learn(
     from .commands import learn_run
 
     facts = learn_run(run, method, iteration, out, tuple(overrides or ()), store)
-    _print(facts, as_json, lambda f: f"weights: {f['path']}")
+    show_facts(facts, as_json, lambda f: f"weights: {f['path']}")
 
 
 @app.command()
@@ -129,32 +88,7 @@ def report(run: RunArg, store: StoreUrl = None, as_json: Json = False) -> None:
     from .commands import report_run
 
     facts, path = report_run(run, store)
-    _print(facts, as_json, lambda f: _table(f["iterations"]) + f"\n{path}")
-
-
-@app.command()
-def export(
-    run: RunArg,
-    path: Annotated[Path, typer.Argument(help="Folder to write.")],
-    to: Annotated[str, typer.Option(help="The format: trl.")] = "trl",
-    store: StoreUrl = None,
-    as_json: Json = False,
-) -> None:
-    """Export a run's rows: parquet files and a dataset card."""
-    from .commands import export_run
-
-    facts = export_run(run, path, to, store)
-    _print(facts, as_json, lambda f: f"{f['rows']} rows in {f['path']}")
-
-
-@app.command()
-def verify(store: Annotated[str, typer.Argument(help="Store")], as_json: Json = False) -> None:
-    """Check a store's hashes and its database; name what is damaged."""
-    from .commands import verify_store
-
-    facts = verify_store(store)
-    _print(facts, as_json, lambda f: json.dumps(f, indent=2))
-    raise typer.Exit(0 if facts["ok"] else 1)
+    show_facts(facts, as_json, lambda f: table(f["iterations"]) + f"\n{path}")
 
 
 @app.command()
@@ -168,39 +102,7 @@ def organism(
     from .commands import make_organism
 
     facts = make_organism(name, out, seed)
-    _print(facts, as_json, lambda f: json.dumps(f, indent=2))
-
-
-def _print(facts: Any, as_json: bool, text: Any) -> None:
-    from .commands import printable
-
-    print(json.dumps(facts, indent=2, allow_nan=False) if as_json else printable(text(facts)))
-
-
-def _table(things: list[dict[str, Any]]) -> str:
-    """Facts as a plain table: one row a thing, nested values left to --json."""
-    flat = [{k: v for k, v in thing.items() if not isinstance(v, dict)} for thing in things]
-    columns = list(dict.fromkeys(key for row in flat for key in row))
-    lines = [columns] + [[_cell(row.get(c)) for c in columns] for row in flat]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    if isinstance(value, list) and all(isinstance(v, float) for v in value):
-        return " to ".join(f"{v:.3f}" for v in value)
-    return "" if value is None else str(value)
-
-
-def _divergences(facts: dict[str, Any]) -> str:
-    lines = [f"{d['episode']} {d['turn']}: {d['what']}\n{d['diff']}" for d in facts["divergences"]]
-    counts = f"{facts['episodes']} episodes replayed, {facts['model_calls']} model calls"
-    return "\n".join([*lines, f"{counts}, {len(facts['divergences'])} divergences"])
+    show_facts(facts, as_json, lambda f: json.dumps(f, indent=2))
 
 
 def main() -> None:
@@ -217,7 +119,7 @@ def main() -> None:
 
         if not isinstance(error, SuperalignError):
             raise
-        from .commands import printable
+        from .stored import printable
 
         print(f"superalign: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from superalign.scenarios.commands import printable
+from superalign.scenarios.stored import printable
 
 HEAVY = ("torch", "transformers", "trl", "langgraph", "sqlalchemy", "pydantic", "networkx")
 

@@ -8,11 +8,11 @@ import pytest
 
 from superalign.protocols.replay import replay
 from superalign.scenarios.archive import Archive, spread
-from superalign.scenarios.commands import stored_setting
 from superalign.scenarios.loop import Experiment
 from superalign.scenarios.report import report_facts
 from superalign.scenarios.resolve import resolve
 from superalign.scenarios.scenario import Loaded
+from superalign.scenarios.stored import stored_setting
 from superalign.store import Store
 
 MAIN = Path(__file__).parent.parent / "scenarios" / "arithmetic.yaml"
