@@ -1,7 +1,7 @@
 """Who speaks: the model port, dialects, agents, scripted models. Engines are imported by name."""
 
 from .agent import Agent, clean, view
-from .dialects import TAGS, Dialect, chat, tags
+from .dialects import TAGS, Dialect, chat, plain, tags
 from .model import Ask, Completion, Model, Request, Sampling, View, Waits
 from .parse import parse_choice, parse_fault
 from .scripted import Scripted, recording
@@ -22,6 +22,7 @@ __all__ = [
     "clean",
     "parse_choice",
     "parse_fault",
+    "plain",
     "recording",
     "tags",
     "view",

@@ -1,9 +1,9 @@
 """Dialects: one structured ask, put into the words that a kind of model understands.
 
 `chat` speaks English to instruction-tuned models. `tags` speaks to model organisms, whose
-tokenizer has a reserved token per tag. Text that any model or dataset wrote is only ever message
-content (`tags`) or stands inside a fence whose name it cannot know (`chat`), so it can become
-neither a control token nor somebody else's turn.
+tokenizer has a reserved token per tag. `plain` is what people read. Text that any model or dataset
+wrote is only ever message content (`tags`, `plain`) or stands inside a fence whose name it cannot
+know (`chat`), so it can become neither a control token nor somebody else's turn.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ FORMAT = {
     "critique": "End with one line: `Critique: ok` or `Critique: N`, N the first wrong line.",
     "verdict": "End with one line: `Verdict: ` and your choice.",
 }
+
+FOR_PEOPLE = {
+    "critique": "Write `ok`, or the number of the first wrong line.",
+    "verdict": "Write the number of your choice.",
+}
+"""What FORMAT asks of a model, asked of a person; of a verdict, where there are choices."""
 
 TAGS = (
     "cell question answer critique verdict private attacker learner critic judge verifier refiner "
@@ -52,15 +58,7 @@ class Chat:
     """
 
     def render(self, view: View, seed: int) -> tuple[Message, ...]:
-        ask = view.ask
-        parts = [(t.kind, t.text) for t in ask.about]
-        if view.private is not None:
-            parts.insert(0, ("private note, for you alone", view.private))
-        if view.question.text:
-            parts.insert(0, ("question", view.question.text))
-        if view.question.topic and ask.kind == "question":
-            parts.insert(0, ("topic", view.question.topic))
-        parts += [(f"({i})", choice) for i, choice in enumerate(view.question.choices)]
+        ask, parts = view.ask, _parts(view)
         fence = _fence(seed, [text for _, text in parts])
         quoted = [f"{name}:\n<{fence}>\n{text}\n</{fence}>" for name, text in parts]
         words = [*quoted, ask.instruction, FORMAT.get(ask.kind, "")]
@@ -70,6 +68,18 @@ class Chat:
             Message(role="system", content=SYSTEM.get(ask.kind, "")),
             Message(role="user", content="\n\n".join(filter(None, words))),
         )
+
+
+def _parts(view: View) -> list[tuple[str, str]]:
+    """All that is shown, each part under the name that English has for it."""
+    parts = [(t.kind, t.text) for t in view.ask.about]
+    if view.private is not None:
+        parts.insert(0, ("private note, for you alone", view.private))
+    if view.question.text:
+        parts.insert(0, ("question", view.question.text))
+    if view.question.topic and view.ask.kind == "question":
+        parts.insert(0, ("topic", view.question.topic))
+    return parts + [(f"({i})", choice) for i, choice in enumerate(view.question.choices)]
 
 
 def _fence(seed: int, texts: list[str]) -> str:
@@ -93,5 +103,17 @@ class Tags:
         return tuple(Message(role=tag, content=text) for tag, text in [*parts, (ask.kind, "")])
 
 
+class Plain:
+    """One message per part, its role the part's name; the last says what to do, in which form."""
+
+    def render(self, view: View, seed: int) -> tuple[Message, ...]:
+        kind, question = view.ask.kind, view.question
+        form = "" if kind == "verdict" and not question.choices else FOR_PEOPLE.get(kind, "")
+        words = " ".join(filter(None, (view.ask.instruction, form)))
+        parts = [*_parts(view), (kind, words or f"Write the {kind}.")]
+        return tuple(Message(role=name, content=text) for name, text in parts)
+
+
 chat: Dialect = Chat()
 tags: Dialect = Tags()
+plain: Dialect = Plain()

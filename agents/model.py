@@ -1,15 +1,20 @@
-"""The model port: what an engine is asked, what it answers, and nothing more."""
+"""The model port: what an engine is asked, what it answers, and nothing more.
+
+These live for one call and are never stored as they are, so they are plain frozen dataclasses.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from superalign.store.records import Message, Question, Record, Turn
+from superalign.store.records import Message, Question, Source, Turn
 
 from .dialects import Dialect
 
 
-class Sampling(Record):
+@dataclass(frozen=True)
+class Sampling:
     """How an answer is drawn."""
 
     temperature: float = 1.0
@@ -17,7 +22,8 @@ class Sampling(Record):
     max_tokens: int = 64
 
 
-class Ask(Record):
+@dataclass(frozen=True, slots=True)
+class Ask:
     """What a node wants from a seat, before any dialect has put it into words."""
 
     kind: str
@@ -30,7 +36,8 @@ class Ask(Record):
     """Who may be shown the answer; None means every seat."""
 
 
-class View(Record):
+@dataclass(frozen=True, slots=True)
+class View:
     """All that one seat may see of an episode when it is asked something."""
 
     seat: str
@@ -39,7 +46,8 @@ class View(Record):
     ask: Ask
 
 
-class Request(Record):
+@dataclass(frozen=True, slots=True)
+class Request:
     """One call of a model. Engines of text use `messages`; scripted ones may look at `view`."""
 
     messages: tuple[Message, ...]
@@ -56,7 +64,8 @@ class Request(Record):
     """Key of the task, for engines that play recordings."""
 
 
-class Completion(Record):
+@dataclass(frozen=True, slots=True)
+class Completion:
     """What a model said."""
 
     text: str
@@ -65,7 +74,9 @@ class Completion(Record):
     finish: Literal["stop", "length"] = "stop"
     prompt_tokens: int = 0
     author: str | None = None
-    """The person who said it; None for a model."""
+    """Who said it, where that is not the model: a person, or whoever was recorded."""
+    source: Source | None = None
+    """What such an author is; None for whoever sits in the seat."""
 
 
 class Waits(Exception):

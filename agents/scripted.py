@@ -10,7 +10,8 @@ from superalign.store.errors import ModelError
 from .dialects import Dialect, chat
 from .model import Completion, Request
 
-Script = Sequence[str] | Callable[[Request], str | Awaitable[str]]
+Reply = str | Completion
+Script = Sequence[str] | Callable[[Request], Reply | Awaitable[Reply]]
 
 
 class Scripted:
@@ -31,20 +32,27 @@ class Scripted:
         if not callable(self._script):
             return Completion(text=self._script[request.nth % len(self._script)])
         reply = self._script(request)
-        return Completion(text=await reply if inspect.isawaitable(reply) else reply)
+        said = await reply if inspect.isawaitable(reply) else reply
+        if isinstance(said, Completion):
+            return said
+        if not isinstance(said, str):
+            raise ModelError(f"{self.name} answered {said!r}, which is no text")
+        return Completion(text=said)
 
     async def close(self) -> None:
         """Nothing to let go of."""
 
 
-def recording(replies: Mapping[tuple[str, str], Sequence[str]]) -> Scripted:
+def recording(
+    replies: Mapping[tuple[str, str], Sequence[Reply]], dialect: Dialect = chat
+) -> Scripted:
     """Plays what was once said: (topic of the task, seat) -> replies in order."""
 
-    def play(request: Request) -> str:
+    def play(request: Request) -> Reply:
         where = request.view.question.topic, request.view.seat
         said = replies.get(where, ())
         if request.nth >= len(said):
             raise ModelError(f"{len(said)} replies of {where[1]} are recorded for {where[0]!r}")
         return said[request.nth]
 
-    return Scripted(play, "recording")
+    return Scripted(play, "recording", dialect)

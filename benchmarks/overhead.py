@@ -28,7 +28,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from superalign.agents import Agent, Request, Sampling, Scripted
+from superalign.agents import Agent, Request, Sampling, Scripted, View
 from superalign.protocols import Ask, Context, State, Update, Verdict, protocol
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Plan, Setting
@@ -93,7 +93,9 @@ async def superalign_arm(episodes: int, folder: Path) -> None:
 
 def bare_graph() -> StateGraph[State]:
     """The same state and nodes without the kernel: they ask the same model and return its text."""
-    model, request = Scripted([TEXT]), Request.model_construct(nth=0)
+    model, request = Scripted([TEXT]), Request(
+        (), Sampling(), 0, "", View("", Question(), None, Ask("answer")), "", 0
+    )
 
     def node(seat: str) -> Any:
         async def speak(state: State) -> dict[str, Any]:

@@ -85,28 +85,30 @@ def judgements(
     flips: FlipRates | None = None,
     seat: str = "learner",
 ) -> dict[str, Judgement]:
-    """Answer turn -> what is believed of it. A label overrides the critic; the last word counts.
+    """Answer turn -> what is believed of it. A label overrides the critic, whose last word counts.
 
     An answer that nobody judged, or that was cut off at its token limit, is left out: unscored is
-    not wrong.
+    not wrong. So is one whose labels contradict each other.
     """
     flips = flips or TRUST
     answers = [t.key for t in episode.by(seat) if t.kind in ANSWERS and _whole(t)]
     believed = {}
     for critique in episode.critiques:
         turn, correct = episode.turn(critique.turn), critique.fault is None
-        source: Source = turn.seat if turn.seat in ("human", "oracle", "tool") else "ai"
         believed[critique.about] = Judgement(
             turn=critique.about,
             correct=correct,
-            source=source,
+            source=turn.source,
             judge=turn.policy,
-            error=flips.error(correct, source),
+            error=flips.error(correct, turn.source),
             said=turn.key,
         )
-    for label in labels:
-        if (label.run, label.episode) == (episode.run, episode.id):
-            believed[label.turn] = Judgement(
+    for (run, of, turn), label in agreed(labels).items():
+        if (run, of) != (episode.run, episode.id):
+            continue
+        believed.pop(turn, None)
+        if label is not None:
+            believed[turn] = Judgement(
                 turn=label.turn,
                 correct=label.correct,
                 source=label.source,
@@ -114,6 +116,17 @@ def judgements(
                 error=flips.error(label.correct, label.source),
             )
     return {key: believed[key] for key in answers if key in believed}
+
+
+def agreed(labels: Iterable[Label]) -> dict[tuple[str, str, str], Label | None]:
+    """(run, episode, turn) -> its label, of several the first; None where people contradict each
+    other: neither is believed."""
+    found: dict[tuple[str, str, str], Label | None] = {}
+    for label in labels:
+        first = found.setdefault((label.run, label.episode, label.turn), label)
+        if first is not None and first.correct != label.correct:
+            found[label.run, label.episode, label.turn] = None
+    return found
 
 
 def measure_flips(
@@ -130,7 +143,7 @@ def measure_flips(
     """
     wrong, seen = {True: 0, False: 0}, {True: 0, False: 0}
     audits = [label for label in labels if label.why in AUDITS and label.source == "human"]
-    truth = {(label.run, label.episode, label.turn): label.correct for label in audits}
+    truth = {place: label.correct for place, label in agreed(audits).items() if label}
     for episode in episodes:
         for key, said in judgements(episode, seat=seat).items():
             correct = truth.get((episode.run, episode.id, key))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterable
 from difflib import unified_diff
@@ -260,7 +261,10 @@ class Seat:
     """A place in a protocol. Its only power is `act`."""
 
     def __init__(self, name: str, agent: Agent, stage: Stage) -> None:
-        self.name, self._agent, self._stage = name, agent, stage
+        self.name, self._agent = name, agent
+        self._fence = call_seed(stage.plan.seed, name)
+        # LangGraph leaves cycles behind: a strong reference would keep all that was said in them
+        self._stage = weakref.ref(stage)
 
     async def act(self, state: State, ask: Ask, key: str | None = None) -> Turn:
         """Ask this seat. `key` names the call where one node asks a seat several times at once.
@@ -268,31 +272,31 @@ class Seat:
         Raises ProtocolError on a hidden turn or an ambiguous key, LimitReached, ModelError, and
         Divergence when a replay meets what was not recorded.
         """
-        stage, (segment, tries) = self._stage, place()
-        if stage.over.is_set():
+        stage, (segment, tries) = self._stage(), place()
+        if stage is None or stage.over.is_set():
             raise ProtocolError(f"{self.name} is asked in {segment} after the episode's end")
         here = segment, self.name, tries
         if here in stage.speaking and key is None:
             raise ProtocolError(f"{self.name} is asked twice at once in {segment}: pass key=…")
         if key is not None:
-            return await self._answer(f"{segment}/{self.name}:{key}", tries, state, ask)
+            return await self._answer(stage, f"{segment}/{self.name}:{key}", tries, state, ask)
         n = stage.places[here]
         stage.places[here] += 1
         stage.speaking.add(here)
         try:
-            return await self._answer(f"{segment}/{self.name}:{n:02}", tries, state, ask)
+            return await self._answer(stage, f"{segment}/{self.name}:{n:02}", tries, state, ask)
         finally:
             stage.speaking.discard(here)
 
-    async def _answer(self, key: str, tries: Tries, state: State, ask: Ask) -> Turn:
+    async def _answer(self, stage: Stage, key: str, tries: Tries, state: State, ask: Ask) -> Turn:
         """What the journal holds under a call key, or else the model's answer."""
-        stage, agent, plan = self._stage, self._agent, self._stage.plan
+        agent, plan = self._agent, stage.plan
         shown = view(self.name, state["question"], plan.task.private.get(self.name), ask)
-        messages = agent.model.dialect.render(shown, call_seed(plan.seed, self.name))
+        messages = agent.model.dialect.render(shown, self._fence)
         stage.count(key, self.name, tries)
         if key in stage.known:
             await asyncio.sleep(0)  # two calls at once must look so in a replay too
-            return self._recall(stage.known[key], messages)
+            return self._recall(stage, stage.known[key], messages)
         if stage.live is not None and self.name not in stage.live:
             await stage.unrecorded(key)
         again = key in stage.calls  # a node that is tried again gets the same answers
@@ -314,9 +318,9 @@ class Seat:
             raise ProtocolError(f"{key} was asked something else when its node was tried again")
         return turn
 
-    def _recall(self, entry: Entry, messages: tuple[Message, ...]) -> Turn:
+    def _recall(self, stage: Stage, entry: Entry, messages: tuple[Message, ...]) -> Turn:
         """A journalled answer, if it was given to the very messages that are asked now."""
-        stage, known = self._stage, entry.turn
+        known = entry.turn
         if not entry.intact:
             raise Divergence(known.key, "was altered after it was journalled")
         if known.messages != tuple(message.hash for message in messages):
@@ -350,7 +354,7 @@ def _turn(
         text=text,
         visible_to=ask.visible_to,
         trainable=agent.trainable,
-        source=agent.source,
+        source=(completion and completion.source) or agent.source,
         policy=(completion and completion.author) or agent.policy,
         messages=tuple(message.hash for message in request.messages),
         sampling=vars(request.sampling),

@@ -17,10 +17,11 @@ from superalign.protocols import load_protocol, shipped
 from superalign.protocols.check import Problem, check_protocol
 from superalign.store import BadInput, Episode, Store
 
+from .labelling import waits_for_people
 from .loop import Experiment
 from .progress import Display
 from .resolve import Resolved, check_words, resolve
-from .scenario import Loaded
+from .scenario import Loaded, Scenario
 from .stored import STORE, open_run, printable, stores
 from .yaml_source import apply_override, parse_override
 
@@ -32,11 +33,13 @@ def run_scenario(
     from .report import write_report
 
     resolved = resolve(Loaded.read(path, overrides))
-    folder = _resumed(resolved, out) if resume else _fresh_folder(resolved, out, store_url)
+    wanted = resolved.loaded.scenario
+    folder = _resumed(resolved, out) if resume else fresh_folder(wanted, out, store_url)
     started = time.monotonic()
     with Store.open(store_url or folder / STORE, write=True) as store, Display() as display:
         experiment = Experiment(folder.name, resolved, store, folder, display)
         asyncio.run(experiment.go())
+        waiting = waits_for_people(store, folder.name) if experiment.parked else 0
         write_report(store, folder.name, folder)
         total, failed = store.count(folder.name), store.count(folder.name, "failed")
     facts = {
@@ -45,14 +48,15 @@ def run_scenario(
         "folder": str(folder),
         "episodes": total,
         "failed": failed,
+        "waiting": waiting,
         "seconds": round(time.monotonic() - started, 1),
     }
     return facts, failed <= resolved.loaded.scenario.limits.failed_share * total
 
 
-def _fresh_folder(resolved: Resolved, out: Path, store_url: str | None) -> Path:
+def fresh_folder(scenario: Scenario, out: Path, store_url: str | None) -> Path:
     """A new folder whose name no other run has, here or in a store that runs share."""
-    scenario, taken = resolved.loaded.scenario, set()
+    taken: set[str] = set()
     if store_url:
         with Store.open(store_url, write=True) as store:
             taken = {run.id for run in store.runs()}
@@ -113,7 +117,7 @@ def list_things(what: str, run: str | None, store_url: str | None) -> list[dict[
     if what == "scenarios":
         return [{"name": p.stem, "path": str(p)} for p in sorted(here.glob("*.yaml"))]
     if what == "worlds":
-        return [{"name": "arithmetic"}, {"name": "gsm8k"}]
+        return [{"name": "arithmetic"}, {"name": "gsm8k"}, {"name": "nyu-debate"}]
     if what == "learners":
         return [{"name": name} for name in LEARNERS]
     if what == "runs":

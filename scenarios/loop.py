@@ -21,11 +21,14 @@ from superalign.learners.rows import rows as rows_of
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Plan, Setting, call_seed
 from superalign.store import Episode, Evaluation, Label, PolicyVersion, Row, Run, Store, Task, Turn
+from superalign.store.labels import LabelBook
 from superalign.store.records import Message, digest
 
 from .archive import Archive, spread
+from .choosing import Chosen, choose, control, simulate
+from .labelling import label_case, labels_of, open_cases
 from .resolve import Resolved, build_cast, build_models, weights_folder
-from .scenario import TransformersEngine
+from .scenario import HumanEngine, TransformersEngine
 
 Event = Literal["play", "learn", "evaluate"]
 Progress = Callable[[Event, int, int, int, dict[str, Any]], None]
@@ -43,27 +46,50 @@ class Experiment:
     progress: Progress
     models: dict[str, Model] = field(default_factory=dict)
     failed: int = 0
+    parked: bool = False
+    """Whether it stopped because people are wanted: to go on, answer and run it again."""
 
     async def go(self) -> None:
-        """Run every iteration, from what the store already holds."""
+        """Run every iteration, from what the store already holds, until people are wanted."""
         scenario = self.resolved.loaded.scenario
         self._begin()
-        self.models = build_models(self.resolved)
+        self.models = build_models(self.resolved, people=self._people())
         try:
             self._load_versions()
             await self._evaluate(0)
             for iteration in range(1, scenario.iterations + 1):
                 if self._policy(iteration) not in self._trained():
-                    await self._play(iteration)
-                    rows, flips = self._rows(iteration)
-                    self.store.put_rows(self.run, rows)
-                    if scenario.learn is not None:
-                        await self._learn(iteration, rows, flips)
+                    await self._iterate(iteration)
+                if self.parked:
+                    return
                 if scenario.learn is not None:
                     await self._evaluate(iteration)
         finally:
             for model in self.models.values():
                 await model.close()
+
+    async def _iterate(self, iteration: int) -> None:
+        """Play, label, derive rows, update; or as far as that goes without people."""
+        await self._play(iteration)
+        if self.parked:
+            return
+        stored = self.store.episodes(self.run, iteration=iteration)
+        episodes = [episode for episode in stored if episode.status == "done"]
+        labels = self._label(iteration, episodes)
+        if self.parked:
+            return
+        flips = self._flips()
+        rows = self._rows(episodes, labels, flips)
+        self.store.put_rows(self.run, rows)
+        if self.resolved.loaded.scenario.learn is not None:
+            await self._learn(iteration, rows, flips)
+
+    def _people(self) -> tuple[LabelBook, str] | None:
+        """Where human seats find their answers; None when nobody sits in one."""
+        engines = self.resolved.loaded.scenario.models.values()
+        if not any(isinstance(engine, HumanEngine) for engine in engines):
+            return None
+        return LabelBook.beside(self.store.url), self.run
 
     # What is known at the start.
 
@@ -131,6 +157,8 @@ class Experiment:
             explore = round(scenario.episodes * scenario.attack.explore)
             cells = spread(self.resolved.world.cells, explore)
             await self._wave(iteration, self._attacks(iteration, cells, 0, "explore"))
+            if self.parked:  # the archive needs every explored cell
+                return
             archive = Archive(self.resolved.world.cells)
             episodes = self.store.episodes(self.run, iteration=iteration)
             archive.add(e for e in episodes if "explore" in e.tags)  # a resumed run has more
@@ -177,6 +205,9 @@ class Experiment:
 
         def on_end(episode: Episode) -> None:
             nonlocal played
+            if episode.status == "waiting":
+                self.parked = True
+                return
             played += 1
             self.failed += episode.status == "failed"
             self.progress("play", iteration, played, scenario.episodes, {"failed": self.failed})
@@ -186,86 +217,76 @@ class Experiment:
     # Labels and rows.
 
     def _label(self, iteration: int, episodes: list[Episode]) -> list[Label]:
-        """Labels of this iteration: those a simulated human gave, or the control's oracle."""
-        labels = self.resolved.loaded.scenario.labels
+        """Labels of this iteration: of people, of a simulated human, or of the control's oracle.
+
+        Where people have yet to answer there are none, and the run is parked.
+        """
+        scenario = self.resolved.loaded.scenario
+        labels, human = scenario.labels, scenario.labels.human
         if labels.control == "oracle":
-            return [label for e in episodes for label in self._oracle_labels(e)]
+            return control(episodes)
         mine = {e.id for e in episodes}
         done = [label for label in self.store.labels(self.run) if label.episode in mine]
-        if done or labels.human is None:
+        if done or human is None:
             return done
-        fresh = list(self._human_labels(iteration, episodes))
+        if human.source == "person":
+            fresh = self._ask_people(iteration, episodes)
+        else:
+            rng = self._label_rng(iteration)
+            fresh = list(simulate(self._choose(iteration, episodes, rng), human.noise, rng))
         self.store.put_labels(fresh)
         return fresh
 
-    def _oracle_labels(self, episode: Episode) -> Iterator[Label]:
-        for key, fault in episode.facts.get("fault", {}).items():
-            yield Label(
-                run=self.run,
-                episode=episode.id,
-                turn=key,
-                correct=fault is None,
-                source="oracle",
-                author="oracle",
-                why="control",
-            )
-
-    def _human_labels(self, iteration: int, episodes: list[Episode]) -> Iterator[Label]:
-        """Spend this iteration's share of the budget: half as an audit, half by the policy."""
-        scenario = self.resolved.loaded.scenario
-        human = scenario.labels.human
+    def _choose(self, iteration: int, episodes: list[Episode], rng: random.Random) -> list[Chosen]:
+        """This iteration's share of the budget, spent by the policy on what is known so far."""
+        scenario, human = self.resolved.loaded.scenario, self.resolved.loaded.scenario.labels.human
         assert human is not None
         quota = human.budget * iteration // scenario.iterations
         quota -= human.budget * (iteration - 1) // scenario.iterations
-        cases = [
-            (critique.confidence if critique.confidence is not None else 1.0, episode, critique)
-            for episode in episodes
-            for critique in episode.critiques
-        ]
-        rng = random.Random(call_seed(scenario.seed, f"labels {iteration}"))
-        rng.shuffle(cases)
-        audit, rest = cases[: (quota + 1) // 2], cases[(quota + 1) // 2 :]
-        if human.policy == "least_confident":
-            rest.sort(key=lambda case: case[0])
-        chosen = [(case, "audit") for case in audit]
-        chosen += [(case, human.policy) for case in rest[: quota - len(audit)]]
-        for (_, episode, critique), why in chosen:
-            right = episode.facts["fault"][critique.about] is None
-            yield Label(
-                run=self.run,
-                episode=episode.id,
-                turn=critique.about,
-                correct=right != (rng.random() < human.noise),
-                source="human",
-                author="simulated human",
-                why=why,
-            )
+        return choose(episodes, human, quota, rng, self._flips(), self._seat)
 
-    def _rows(self, iteration: int) -> tuple[list[Row], FlipRates]:
-        """All rows of an iteration, and the critic's error rates that went into them.
+    def _label_rng(self, iteration: int) -> random.Random:
+        return random.Random(call_seed(self.resolved.loaded.scenario.seed, f"labels {iteration}"))
 
-        The rates come from every audit of this run so far: the critic does not change.
-        """
-        scenario = self.resolved.loaded.scenario
-        episodes = [
-            e for e in self.store.episodes(self.run, iteration=iteration) if e.status == "done"
-        ]
-        labels = self._label(iteration, episodes)
-        human = scenario.labels.human
-        noise = human.noise if human else 0.0
-        past = self.store.labels(self.run)
-        audited = {label.episode for label in past}
-        flips = measure_flips(
-            self.store.episodes(self.run, ids=sorted(audited)), past, self._seat, human=noise
+    def _ask_people(self, iteration: int, episodes: list[Episode]) -> list[Label]:
+        """Labels of every case of this iteration, chosen once; none until all are answered."""
+        mine, book = {e.id for e in episodes}, LabelBook.beside(self.store.url)
+        asked = [c for c in self.store.cases(self.run) if c.kind == "label" and c.episode in mine]
+        if not asked:
+            for (episode, critique), why, raters in self._choose(
+                iteration, episodes, self._label_rng(iteration)
+            ):
+                case, shown = label_case(episode, episode.turn(critique.about), why, raters)
+                for message in shown:
+                    self.store.put_message(message, message.hash)
+                asked.append(case)
+            self.store.put_cases(asked)
+        if any(case.kind == "label" for case in open_cases(self.store, book, self.run)):
+            self.parked = True
+            return []
+        return labels_of(asked, book.answers(self.run))
+
+    def _flips(self) -> FlipRates:
+        """The critic's error rates from every audit so far: the critic does not change."""
+        human, past = self.resolved.loaded.scenario.labels.human, self.store.labels(self.run)
+        audited = sorted({label.episode for label in past})
+        return measure_flips(
+            self.store.episodes(self.run, ids=audited),
+            past,
+            self._seat,
+            human=human.noise if human else 0.0,
         )
+
+    def _rows(self, episodes: list[Episode], labels: list[Label], flips: FlipRates) -> list[Row]:
+        """All rows of an iteration."""
         by_episode: dict[str, list[Label]] = {}
         for label in labels:
             by_episode.setdefault(label.episode, []).append(label)
         prompts = self._prompts(episodes)
-        control = scenario.labels.control is not None
+        is_control = self.resolved.loaded.scenario.labels.control is not None
         rows = []
         for episode in episodes:
-            exact = episode.facts.get("correct", {}) if control else {}
+            exact = episode.facts.get("correct", {}) if is_control else {}
             rows += rows_of(
                 episode,
                 self._seat,
@@ -273,9 +294,9 @@ class Experiment:
                 labels=by_episode.get(episode.id, ()),
                 flips=flips,
                 rewards={key: float(right) for key, right in exact.items()},
-                control=control,
+                control=is_control,
             )
-        return [row.model_copy(update={"iteration": iteration}) for row in rows], flips
+        return rows
 
     def _prompts(self, episodes: list[Episode]) -> dict[str, Message]:
         turns: Iterator[Turn] = (t for e in episodes for t in e.by(self._seat))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
+
+_STDERR = Console(stderr=True)
 
 
 class Display:
     """Shows what a run is doing. Use as a context manager; call it as the loop's `Progress`."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = _STDERR
         self.rows: dict[tuple[int, str], tuple[int, int, dict[str, Any], float]] = {}
         self.started = time.monotonic()
         self.live = Live(console=self.console, refresh_per_second=4, get_renderable=self._table)
@@ -48,6 +53,15 @@ class Display:
             table.add_row(str(iteration), what, f"{done:,}/{total:,}", bar, _short(facts))
         table.caption = f"{time.monotonic() - self.started:.0f} s"
         return table
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal while a command goes through episodes: call it with (done, total)."""
+    bar = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=_STDERR)
+    task = bar.add_task(what, total=None)
+    with bar if _STDERR.is_terminal else contextlib.nullcontext():
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _short(facts: dict[str, Any]) -> str:

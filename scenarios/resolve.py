@@ -9,16 +9,31 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from superalign.agents import Agent, Model, Request, Sampling, Scripted, chat, recording, tags
+from superalign.agents import (
+    Agent,
+    Model,
+    Request,
+    Sampling,
+    Scripted,
+    chat,
+    plain,
+    recording,
+    tags,
+)
+from superalign.agents.human import Human
 from superalign.protocols import Protocol, load_protocol
 from superalign.store.errors import BadInput
-from superalign.store.records import Question
+from superalign.store.labels import LabelBook
+from superalign.store.records import Question, Source
 
 from .arithmetic import Arithmetic
 from .gsm8k import Gsm8k
+from .nyu_debate import NyuDebate
 from .scenario import (
     ArithmeticWorld,
+    Engine,
     Gsm8kWorld,
+    HumanEngine,
     Loaded,
     ScriptedEngine,
     TransformersEngine,
@@ -26,6 +41,7 @@ from .scenario import (
 from .world import World
 
 ORGANISMS = Path(__file__).parent / "organisms"
+DIALECTS = {"chat": chat, "plain": plain}
 
 
 @dataclass(frozen=True)
@@ -88,10 +104,9 @@ def _world(loaded: Loaded) -> World:
     world = loaded.scenario.world
     if isinstance(world, ArithmeticWorld):
         return Arithmetic()
-    assert isinstance(world, Gsm8kWorld)
     folder = loaded.inside(("world", "path"), world.path) if world.path else None
     try:
-        return Gsm8k(folder)
+        return Gsm8k(folder) if isinstance(world, Gsm8kWorld) else NyuDebate(folder)
     except BadInput as error:
         raise loaded.error(("world",), str(error)) from error
 
@@ -130,15 +145,22 @@ def _check_learning(loaded: Loaded) -> None:
         what = "no seat is there to test; say `learn: true` for one, or leave `evaluate` out"
         raise loaded.error(("evaluate",), what)
     for seat in learning:
-        if isinstance(scenario.models[scenario.cast[seat].model], ScriptedEngine):
-            what = "a scripted model has no weights to update; use a transformers model"
+        engine = scenario.models[scenario.cast[seat].model]
+        if not isinstance(engine, TransformersEngine):
+            what = f"a {engine.engine} model has no weights to update; use a transformers model"
             raise loaded.error(("cast", seat, "model"), what)
+    seats = learning or ["learner"]
+    tested = [scenario.models[m.model] for seat, m in scenario.cast.items() if seat in seats]
+    if scenario.evaluate is not None and any(isinstance(e, HumanEngine) for e in tested):
+        what = "no person sits the test of held-out items; leave `evaluate` out"
+        raise loaded.error(("evaluate",), what)
 
 
-def _check_engine(loaded: Loaded, name: str, engine: TransformersEngine | ScriptedEngine) -> None:
+def _check_engine(loaded: Loaded, name: str, engine: Engine) -> None:
     where = ("models", name)
     if isinstance(engine, TransformersEngine):
         weights_folder(loaded, name, engine)
+    if not isinstance(engine, ScriptedEngine):
         return
     ways = [way for way in ("replies", "function", "play") if getattr(engine, way) is not None]
     if len(ways) != 1:
@@ -166,13 +188,28 @@ def weights_folder(loaded: Loaded, name: str, engine: TransformersEngine) -> Pat
     return folder
 
 
-def build_models(resolved: Resolved, live: bool = True) -> dict[str, Model]:
-    """Every model that the cast uses. `live=False` gives mute ones with the right dialect."""
+def build_models(
+    resolved: Resolved,
+    seats: frozenset[str] | None = None,
+    people: tuple[LabelBook, str] | None = None,
+) -> dict[str, Model]:
+    """Every model that the cast uses: those of `seats`, None for all; others are mute.
+
+    A mute model has the right dialect, so that what it was asked can be rendered again.
+    `people` is the labels file, and the run in it, where human seats find their answers.
+    """
     scenario, models = resolved.loaded.scenario, {}
+    speaking = {m.model for seat, m in scenario.cast.items() if seats is None or seat in seats}
     for name in dict.fromkeys(member.model for member in scenario.cast.values()):
-        engine = scenario.models[name]
+        engine, live = scenario.models[name], name in speaking
         if isinstance(engine, ScriptedEngine):
-            models[name] = _scripted(resolved, name, engine) if live else Scripted(["-"], name)
+            mute = Scripted(["-"], name, DIALECTS[engine.dialect])
+            models[name] = _scripted(resolved, name, engine) if live else mute
+            continue
+        if isinstance(engine, HumanEngine):
+            if live and people is None:
+                raise BadInput(f"models.{name}: no person can be asked here; name another model")
+            models[name] = Human(name, *people) if live and people else Scripted(["-"], name, plain)
             continue
         organism = engine.path.startswith("organism:")
         dialect = tags if (engine.dialect or ("tags" if organism else "chat")) == "tags" else chat
@@ -196,26 +233,30 @@ def build_cast(
             policies.get(seat, member.model),
             Sampling(temperature=member.temperature, max_tokens=member.max_tokens),
             trainable=member.learn,
-            source="oracle" if _is_oracle(resolved, member.model) else "ai",
+            source=_source(resolved.loaded.scenario.models[member.model]),
         )
         for seat, member in resolved.loaded.scenario.cast.items()
     }
 
 
-def _is_oracle(resolved: Resolved, model: str) -> bool:
-    return getattr(resolved.loaded.scenario.models[model], "play", None) == "oracle"
+def _source(engine: Engine) -> Source:
+    """Who speaks through a seat that this engine plays."""
+    if isinstance(engine, HumanEngine):
+        return "human"
+    return "oracle" if getattr(engine, "play", None) == "oracle" else "ai"
 
 
 def _scripted(resolved: Resolved, name: str, engine: ScriptedEngine) -> Scripted:
+    dialect = DIALECTS[engine.dialect]
     if engine.replies is not None:
-        return Scripted(engine.replies, name)
+        return Scripted(engine.replies, name, dialect)
     if engine.play == "recording":
-        if not isinstance(resolved.world, Gsm8k):
+        if not isinstance(resolved.world, Gsm8k | NyuDebate):
             what = f"the world {resolved.world.name!r} has no recordings; use `replies`"
             raise resolved.loaded.error(("models", name, "play"), what)
-        return recording(resolved.world.recordings())
+        return recording(resolved.world.recordings(), dialect)
     if engine.play == "oracle":
-        return Scripted(oracle(resolved.world), "oracle")
+        return Scripted(oracle(resolved.world), "oracle", dialect)
     assert engine.function is not None
     path, _, function = engine.function.rpartition(":")
     where = ("models", name, "function")
@@ -225,7 +266,7 @@ def _scripted(resolved: Resolved, name: str, engine: ScriptedEngine) -> Scripted
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return Scripted(getattr(module, function), name)
+        return Scripted(getattr(module, function), name, dialect)
     except Exception as error:
         raise resolved.loaded.error(where, f"{type(error).__name__}: {error}") from error
 

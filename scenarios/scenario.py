@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from copy import deepcopy
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,14 @@ class Gsm8kWorld(Record):
     """Folder with the data; None looks in $SUPERALIGN_DATA/gsm8k."""
 
 
+class NyuDebateWorld(Record):
+    """Questions about stories, with 631 real debates and consultancies that were held on them."""
+
+    kind: Literal["nyu-debate"]
+    path: str | None = None
+    """Folder with the data; None looks in $SUPERALIGN_DATA/nyu_debate."""
+
+
 class TransformersEngine(Record):
     """A model in this process."""
 
@@ -57,10 +66,18 @@ class ScriptedEngine(Record):
     """`./file.py:name`, a function of the request. Runs that file's code."""
     play: Literal["recording", "oracle"] | None = None
     """`recording`: what the world has stored for the seat. `oracle`: the truth, as a control."""
+    dialect: Literal["chat", "plain"] = "chat"
+    """How it is spoken to. Of `plain`, each part is stored once, however often it is shown."""
 
 
-Engine = Annotated[TransformersEngine | ScriptedEngine, Field(discriminator="engine")]
-World = Annotated[ArithmeticWorld | Gsm8kWorld, Field(discriminator="kind")]
+class HumanEngine(Record):
+    """A person, who answers with `superalign label` or in the viewer; episodes wait for it."""
+
+    engine: Literal["human"]
+
+
+Engine = Annotated[TransformersEngine | ScriptedEngine | HumanEngine, Field(discriminator="engine")]
+World = Annotated[ArithmeticWorld | Gsm8kWorld | NyuDebateWorld, Field(discriminator="kind")]
 
 
 class ProtocolChoice(Record):
@@ -87,16 +104,20 @@ class CastMember(Record):
 
 
 class HumanLabels(Record):
-    """The scarce label. In simulation a human is the oracle under a budget and a noise rate."""
+    """The scarce label: of people, or in simulation of the oracle under a budget and a noise."""
 
-    source: Literal["oracle"] = "oracle"
+    source: Literal["oracle", "person"] = "oracle"
+    """`oracle` plays the human; for `person` the run stops until people have labelled."""
     budget: int = Field(default=32, ge=0)
-    """Labels in the whole run, spread over the iterations."""
-    policy: Literal["random", "least_confident"] = "least_confident"
+    """Answers labelled in the whole run, spread over the iterations."""
+    policy: Literal["random", "least_confident", "escalate", "expected_gain"] = "least_confident"
     """How half of the budget is spent. The other half audits answers drawn at random, since only
     those may measure how often the critic is wrong."""
     noise: float = Field(default=0.0, ge=0, lt=0.5)
-    """Probability that a simulated human's label is wrong."""
+    """Probability that a human's label is wrong: simulated of the oracle, believed of people."""
+    double: float = Field(default=0.25, ge=0, le=1)
+    """Share of the audited answers that two people are to label, each without the other's word;
+    for `person` alone. Their second words come on top of the budget."""
 
 
 class Labels(Record):
@@ -149,28 +170,37 @@ class Scenario(Record):
 class Loaded:
     """A scenario with the file it came from, so that later findings still have a place."""
 
-    def __init__(self, path: Path, scenario: Scenario | None = None) -> None:
-        """A scenario that was stored, by the path it was once read from; or see `read`."""
-        self.path, self.source = path, None
+    scenario: Scenario
+
+    def __init__(self, path: Path) -> None:
+        """See `read` and `stored`."""
+        self.path = path
+        self.source: Source | None = None
         self.overridden: dict[Loc, str] = {}
-        if scenario is not None:
-            self.scenario = scenario
 
     @classmethod
     def read(cls, path: Path, overrides: tuple[str, ...] = ()) -> Loaded:
         """Read and validate. Raises BadInput with file:line:column, the key and the remedy."""
         loaded = cls(path)
-        loaded.source = source = Source(path)
+        loaded.source = Source(path)
+        return loaded._validate(loaded.source.data, overrides)
+
+    @classmethod
+    def stored(cls, path: Path, data: dict[str, Any], overrides: tuple[str, ...] = ()) -> Loaded:
+        """A scenario as a store holds it, with some keys set otherwise. Raises BadInput."""
+        return cls(path)._validate(deepcopy(data), overrides)
+
+    def _validate(self, data: dict[str, Any], overrides: tuple[str, ...]) -> Loaded:
         for text in overrides:
             loc, value = parse_override(text)
-            apply_override(source.data, loc, value)
-            loaded.overridden[loc] = text
+            apply_override(data, loc, value)
+            self.overridden[loc] = text
         try:
-            text = json.dumps(source.data)  # JSON's rules: a number never becomes a string
-            loaded.scenario = Scenario.model_validate_json(text, strict=True)
+            text = json.dumps(data)  # JSON's rules: a number never becomes a string
+            self.scenario = Scenario.model_validate_json(text, strict=True)
         except ValidationError as error:
-            raise loaded._explain(error) from None
-        return loaded
+            raise self._explain(error) from None
+        return self
 
     @cached_property
     def folder(self) -> Path:

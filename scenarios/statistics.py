@@ -1,9 +1,10 @@
 """Estimates with their intervals. Pure functions of counts; every interval is a 95% one.
 
-    wilson            a proportion: the Wilson score interval (Wilson 1927)
-    Paired            a change on the same items: the percentile bootstrap over items
-    Confusion         precision, recall, MCC
-    distinct_share    how much samples differ
+    wilson              a proportion: the Wilson score interval (Wilson 1927)
+    Paired              a change on the same items: the percentile bootstrap over items
+    Confusion           precision, recall, MCC
+    distinct_share      how much samples differ
+    krippendorff_alpha  how far people agree
 
 Nothing is estimated from no data: that is None, which is not zero.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -122,3 +123,25 @@ class Confusion(NamedTuple):
 def distinct_share(samples: Sequence[Hashable]) -> float:
     """Distinct samples / samples, of at least one: 1 when all differ, 1/n when all are one."""
     return len(set(samples)) / len(samples)
+
+
+def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
+    """Krippendorff's alpha for nominal values: 1 full agreement, 0 that of chance, below 0 less.
+
+    Each unit holds the values that it was given, by any number of people; what somebody left out
+    is left out here. Units with one value cannot be compared with anything. None when no values
+    differ: there is nothing then that people could have confused.
+
+    alpha = 1 - (n - 1) D / E   with n comparable values, D = sum over units of the ordered pairs
+    of unlike values / (values of the unit - 1), and E = sum over c != k of n_c n_k.
+    (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C.)
+    """
+    observed, values = 0.0, Counter[Hashable]()
+    for unit in units:
+        counts, m = Counter(unit), len(unit)
+        if m > 1:
+            observed += (m * m - sum(c * c for c in counts.values())) / (m - 1)
+            values += counts
+    n = values.total()
+    expected = n * n - sum(c * c for c in values.values())
+    return 1 - (n - 1) * observed / expected if expected else None

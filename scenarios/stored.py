@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from superalign.protocols.setting import Setting
 from superalign.store import BadInput, Store, StoreError
 
 from .resolve import build_cast, build_models, resolve
-from .scenario import Loaded, Scenario
+from .scenario import Loaded
 
 RUNS = Path("runs")
 STORE = "store.sqlite"
@@ -88,10 +87,9 @@ def find_episode(ref: str, store_url: str | None) -> tuple[str, str, str]:
 def stored_setting(store: Store, run: str) -> Setting:
     """The setting of a stored run, its models mute: all that replay needs."""
     stored = store.run(run)
-    scenario = Scenario.model_validate_json(json.dumps(stored.scenario))
-    resolved = resolve(Loaded(Path(stored.origin), scenario))
-    cast = build_cast(resolved, build_models(resolved, live=False), {})
-    world, limits = resolved.world, scenario.limits
+    resolved = resolve(Loaded.stored(Path(stored.origin), stored.scenario))
+    cast = build_cast(resolved, build_models(resolved, frozenset()), {})
+    world, limits = resolved.world, resolved.loaded.scenario.limits
     return Setting(resolved.protocol, resolved.params, cast, store, world, limits)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from superalign.protocols.replay import replay
-from superalign.store import BadInput, Episode, Store
+from superalign.store import BadInput, Episode, Score, Store
 
 from .stored import find_episode, is_run, open_run, printable, stored_setting
 
@@ -19,7 +20,12 @@ def show_episode(
     with Store.open(url) as store:
         episode = next(store.episodes(run, ids=[episode_id]))
         if as_seat is None:
-            return episode.model_dump(mode="json"), printable(_transcript(episode))
+            scores = [s for s in store.scores(run) if s.episode == episode_id]
+            branches = store.branches(episode.ref)
+            told = [_transcript(episode), *map(_later, scores)]
+            told += [f"branch: {ref}" for ref in branches]
+            more = {"scores": [s.model_dump(mode="json") for s in scores], "branches": branches}
+            return {**episode.model_dump(mode="json"), **more}, printable("\n".join(told))
         turns = [turn for turn in episode.turns if turn.seat == as_seat]
         if not turns:
             seats = ", ".join(sorted({turn.seat for turn in episode.turns}))
@@ -45,11 +51,22 @@ def _transcript(episode: Episode) -> str:
         lines += [f"  {line}" for line in (turn.text or f"failed: {turn.error}").splitlines()]
         if turn.key in found:
             lines.append(f"  -> about {found[turn.key].about}")
+    if episode.parent is not None:
+        made = f"forked at {episode.fork}" if episode.fork else "judged again"
+        lines.insert(2, f"{made} from {episode.parent}")
     if episode.verdict is not None:
         lines.append(f"\nverdict: {episode.verdict.value}   rewards: {episode.rewards}")
     if episode.error is not None:
         lines.append(f"\nfailed: {episode.error}")
     return "\n".join(lines)
+
+
+def _later(score: Score) -> str:
+    """A later judgement, with who had it made and why."""
+    verdict = score.verdict.value if score.verdict else score.error
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(score.at))
+    why = f" ({score.reason})" if score.reason else ""
+    return f"{score.name}, {score.author}, {when}{why}: {verdict}   rewards: {score.rewards}"
 
 
 def _as_seen(calls: list[dict[str, Any]]) -> str:

@@ -6,7 +6,6 @@ import fcntl
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -131,12 +130,6 @@ def intact(values: Sequence[Any]) -> bool:
         return digest(*values[:-1]) == values[-1]
     except TypeError:  # bytes where text was: no JSON can hold them
         return False
-
-
-@cache
-def codec(dialect: Dialect, table: Any) -> Codec:
-    """The codec of a Core table, built once."""
-    return Codec(table, dialect)
 
 
 def _prepare_reader(connection: Any, _: object) -> None:

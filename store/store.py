@@ -14,7 +14,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlmodel import SQLModel
 
 from . import tables
-from .database import close_database, codec, core, intact, open_database
+from .database import Codec, close_database, core, intact, open_database
 from .errors import BadInput, StoreError
 from .records import (
     Case,
@@ -63,6 +63,7 @@ class Store:
         self._timer: asyncio.TimerHandle | None = None
         self._committed: asyncio.Future[None] | None = None
         self._messages: set[str] = set()
+        self._codecs: dict[type[SQLModel], Codec] = {}
 
     @classmethod
     def open(cls, url: str | Path, *, write: bool = False) -> Store:
@@ -94,7 +95,7 @@ class Store:
 
         Rows put between two awaits reach the disk together.
         """
-        values = codec(self._engine.dialect, core(table)).pack(row)
+        values = self._codec(table).pack(row)
         self._pending[table].append(values)
         self._count += 1
         if self._timer is None:
@@ -105,6 +106,11 @@ class Store:
             self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_later(0, self._flush_quietly)
         return values[-1]
+
+    def _codec(self, table: type[SQLModel]) -> Codec:
+        if table not in self._codecs:
+            self._codecs[table] = Codec(core(table), self._engine.dialect)
+        return self._codecs[table]
 
     async def committed(self) -> None:
         """Wait until everything put so far is on disk."""
@@ -144,7 +150,7 @@ class Store:
         try:
             with self._engine.begin() as db:
                 for table, rows in self._pending.items():
-                    used = codec(db.dialect, core(table))
+                    used = self._codec(table)
                     db.exec_driver_sql(used.statement, [used.bound(row) for row in rows])
         except DatabaseError as error:
             failure = StoreError(f"{self._engine.url}: cannot write: {error.orig}")
@@ -231,11 +237,12 @@ class Store:
         except DatabaseError as error:
             raise StoreError(f"{self._engine.url}: cannot be read: {error.orig}") from error
 
-    def each(self, table: type[SQLModel]) -> Iterator[tuple[Any, ...]]:
-        """Every row of a table as it lies there, a few at a time."""
+    def each(self, table: type[SQLModel], *where: Any) -> Iterator[tuple[Any, ...]]:
+        """Every row of a table that matches, as it lies there, a few at a time."""
         try:
             with self.connect() as db:
-                found = db.execution_options(yield_per=1000).execute(select(core(table)))
+                query = select(core(table)).where(*where)
+                found = db.execution_options(yield_per=1000).execute(query)
                 yield from map(tuple, found)
         except DatabaseError as error:
             raise StoreError(f"{self._engine.url}: cannot be read: {error.orig}") from error
@@ -254,7 +261,7 @@ class Store:
         self, record: type[AnyRecord], table: type[SQLModel], *where: Any, order: Any = None
     ) -> list[AnyRecord]:
         """Records of the rows that match, without the columns that say where each lies."""
-        unpack = codec(self._engine.dialect, core(table)).unpack
+        unpack = self._codec(table).unpack
         return [_strip(record, unpack(row)) for row in self.raw(table, *where, order=order)]
 
     def runs(self) -> list[Run]:
@@ -279,7 +286,7 @@ class Store:
     def journal(self, run: str, episodes: Sequence[str]) -> dict[str, list[Entry]]:
         """Turns in transcript order with the record hashes that were written with them."""
         columns = core(tables.Turns).c
-        unpack = codec(self._engine.dialect, core(tables.Turns)).unpack
+        unpack = self._codec(tables.Turns).unpack
         found: dict[str, list[Entry]] = {episode: [] for episode in episodes}
         for values in self.raw(tables.Turns, columns.run == run, columns.episode.in_(episodes)):
             row = unpack(values)
@@ -332,7 +339,7 @@ class Store:
     def _load(self, run: str, ids: Sequence[str]) -> Iterator[tuple[Episode, list[Entry]]]:
 
         def gather(table: type[SQLModel], name: str = "episode") -> dict[str, list[dict]]:
-            where, unpack = core(table).c, codec(self._engine.dialect, core(table)).unpack
+            where, unpack = core(table).c, self._codec(table).unpack
             found = defaultdict(list)
             for values in self.raw(table, where.run == run, where[name].in_(ids)):
                 row = unpack(values)
@@ -366,6 +373,13 @@ class Store:
             what = "no such episode" if not found else f"{len(found)} episodes begin so"
             raise BadInput(f"{ref}: {what}; `superalign list episodes` names them")
         return found[0][0], found[0][1]
+
+    def branches(self, ref: str) -> list[str]:
+        """References of the episodes that were forked from one, or judge it again."""
+        columns = core(tables.Episodes).c
+        query = select(columns.run, columns.id).where(columns.parent == ref)
+        with self.connect() as db:
+            return sorted(f"{run}/{id}" for run, id in db.execute(query))
 
     def labels(self, run: str) -> list[Label]:
         return self._records(Label, tables.Labels, core(tables.Labels).c.run == run)

@@ -67,7 +67,7 @@ def alter(folder, statement, *values):
 
 def test_run_prints_its_facts_alone_on_stdout(played):
     found = json.loads((played / "stdout").read_text())
-    assert set(found) == {"run", "store", "folder", "episodes", "failed", "seconds"}
+    assert set(found) == {"run", "store", "folder", "episodes", "failed", "waiting", "seconds"}
     assert (found["run"], found["episodes"], found["failed"]) == ("players-1", 12, 0)
 
 
@@ -227,6 +227,86 @@ def test_replay_of_an_altered_answer_exits_with_1_and_its_place(here, facts):
     assert turn["text"] in found["diff"]
     assert "12+34" in found["diff"]
     assert facts(1, "replay", episode)["episodes"] == 1
+
+
+# branches
+
+
+@pytest.fixture
+def third(here, facts):
+    """An episode of seven turns."""
+    episodes = facts(0, "list", "episodes", "--run", "players-1")
+    return next(e["id"] for e in episodes if e["turns"] == 7)
+
+
+def test_rejudge_keeps_the_old_score_and_says_what_changed(here, facts, third):
+    words = ("rejudge", "players-1", "--seat", "critic", "--author", "anna", "--reason", "why not")
+    models = 'models.lenient={"engine": "scripted", "replies": ["ok"]}'
+    found = facts(0, *words, "--set", models, "--set", "cast.critic.model=lenient")
+    assert (found["run"], found["episodes"]) == ("players-1-rejudge-1", 12)
+    assert found["changed"] > 0
+    assert found["failed"] == len(found["divergences"])
+    shown = facts(0, "show", f"players-1/{third}")
+    (score,) = shown["scores"]
+    assert (score["author"], score["reason"]) == ("anna", "why not")
+    assert score["name"] == "players-1-rejudge-1"
+    assert shown["branches"][0].startswith("players-1-rejudge-1/")
+    assert shown["verdict"] is not None  # the old one
+
+
+def test_rejudge_with_the_same_judge_changes_nothing_and_replays(here, facts):
+    found = facts(0, "rejudge", "players-1", "--seat", "critic")
+    assert (found["changed"], found["both"], found["divergences"]) == (0, 12, [])
+    again = facts(0, "replay", "players-1-rejudge-1")
+    assert (again["episodes"], again["model_calls"], again["divergences"]) == (12, 0, [])
+
+
+def test_a_rejudgement_can_be_resumed(here, facts):
+    first = facts(0, "rejudge", "players-1", "--seat", "critic")
+    again = facts(0, "rejudge", "players-1", "--seat", "critic", "--resume")
+    assert again["run"] == first["run"]
+    assert facts(0, "verify", "runs/players-1/store.sqlite")["ok"]
+
+
+def test_a_fork_goes_on_from_a_turn_and_diff_tells_where(here, facts, third):
+    found = facts(0, "fork", third, "--at", "2", "--set", "protocol.revisions=0")
+    assert (found["parent"], found["status"]) == (f"players-1/{third}", "done")
+    assert facts(0, "replay", found["run"])["divergences"] == []
+    told = facts(0, "diff", third, found["episode"])
+    assert told["shared"] >= 1
+    assert told["a"] == f"players-1/{third}"
+    twice = facts(0, "fork", found["episode"], "--at", "2")
+    assert twice["parent"] == found["episode"]
+
+
+def test_a_fork_that_would_need_other_words_before_its_turn_diverges(here, superalign, third):
+    code, _, err = superalign("fork", third, "--at", "3", "--set", "protocol.samples=4")
+    assert code == 2 or "Traceback" not in err
+
+
+def test_rescore_applies_the_score_as_it_is_now(here, facts, third):
+    found = facts(0, "rescore", "players-1", "--reason", "check")
+    assert (found["score"], found["episodes"], found["changed"]) == ("rescore-1", 12, 0)
+    assert facts(0, "rescore", "players-1")["score"] == "rescore-2"
+    assert len(facts(0, "show", third)["scores"]) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("rejudge", "players-1", "--seat", "nobody"),
+        ("rejudge", "nothing", "--seat", "critic"),
+        ("rejudge", "players-1", "--seat", "critic", "--set", "cast.critic.model=nobody"),
+        ("rejudge", "players-1", "--seat", "critic", "--resume"),
+        ("fork", "zzz", "--at", "1"),
+        ("diff", "zzz", "zzz"),
+        ("rescore", "nothing"),
+    ],
+)
+def test_what_cannot_be_branched_is_said_in_one_line(here, superalign, words):
+    code, out, err = superalign(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("superalign: ") and err.count("\n") == 1
 
 
 def test_verify_names_what_was_altered_and_exits_with_1(here, facts):

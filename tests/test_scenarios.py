@@ -197,9 +197,9 @@ def test_the_cast_sits_as_the_scenario_says(players):
 
 def test_mute_models_speak_the_dialect_of_the_live_ones():
     resolved = resolve(Loaded.read(ROOM / "arithmetic.yaml"))
-    assert [m.dialect for m in build_models(resolved, live=False).values()] == [tags]
+    assert [m.dialect for m in build_models(resolved, frozenset()).values()] == [tags]
     told = Loaded.read(ROOM / "arithmetic.yaml", ("models.tiny.dialect=chat",))
-    assert [m.dialect for m in build_models(resolve(told), live=False).values()] == [chat]
+    assert [m.dialect for m in build_models(resolve(told), frozenset()).values()] == [chat]
 
 
 def judged(question, turn):
