@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help run test test-slow check experiment bench schema clean
+.PHONY: help run test test-slow test-browser check experiment bench schema clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,10 +21,14 @@ run: $(VENV)/.installed ## set up, then run the main job: scenarios/arithmetic.y
 	$(BIN)/superalign run scenarios/arithmetic.yaml
 
 test: $(VENV)/.installed ## set up, then run the tests
-	$(BIN)/pytest -n 2 -m 'not slow'
+	$(BIN)/pytest -n 2 -m 'not slow and not browser'
 
 test-slow: $(VENV)/.installed ## crash loops and other tests of minutes
 	$(BIN)/pytest -m slow
+
+test-browser: $(VENV)/.installed ## the viewer in a real browser; installs Debian's chromium where it is missing
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
+	$(BIN)/pytest -m browser
 
 check: $(VENV)/.installed ## lint, types, layers
 	$(BIN)/ruff check .
@@ -35,10 +39,11 @@ check: $(VENV)/.installed ## lint, types, layers
 experiment: $(VENV)/.installed ## three seeds, four arms: the table in docs/experiments.md
 	$(BIN)/python benchmarks/experiment.py
 
-bench: $(VENV)/.installed ## overhead, engine and start-up: docs/benchmarks.md
+bench: $(VENV)/.installed ## overhead, engine, start-up and viewer: docs/benchmarks.md
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/viewer.py
 
 schema: $(VENV)/.installed ## write the JSON schema of scenario files
 	$(BIN)/python -c "from superalign.scenarios.scenario import scenario_schema as s; print(s(), end='')" > scenarios/scenario.schema.json

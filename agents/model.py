@@ -1,12 +1,12 @@
 """The model port: what an engine is asked, what it answers, and nothing more.
 
-These live for one call and are never stored as they are, so they are plain frozen dataclasses.
+These live for one call and are never stored as they are, so they are plain tuples with names.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from superalign.store.records import Message, Question, Source, Turn
 
@@ -22,8 +22,7 @@ class Sampling:
     max_tokens: int = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What a node wants from a seat, before any dialect has put it into words."""
 
     kind: str
@@ -36,8 +35,7 @@ class Ask:
     """Who may be shown the answer; None means every seat."""
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """All that one seat may see of an episode when it is asked something."""
 
     seat: str
@@ -46,8 +44,7 @@ class View:
     ask: Ask
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One call of a model. Engines of text use `messages`; scripted ones may look at `view`."""
 
     messages: tuple[Message, ...]
@@ -64,8 +61,7 @@ class Request:
     """Key of the task, for engines that play recordings."""
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """What a model said."""
 
     text: str

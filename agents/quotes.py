@@ -32,9 +32,9 @@ PLAIN = {
 ODD = re.compile("|".join(map(re.escape, PLAIN)))
 QUOTE = re.compile(r"<([vu]_)?quote>(.*?)</([vu]_)?quote>", re.DOTALL)
 MARK = re.compile(r"</?(?:[vu]_)?quote>")
-JOINED = re.compile(r"(?<=\w)(?=n't\b)|(?<=\bcan)(?=not\b)|(?<=\b(?:gon|wan))(?=na\b)", re.IGNORECASE)
+JOINED = re.compile(r"(?i)(?<=\w)(?=n't\b)|(?<=\bcan)(?=not\b)|(?<=\b(?:gon|wan))(?=na\b)")
 """Where the Penn Treebank cuts one word into two."""
-WORD = re.compile(r"n't\b|\w+|[^\w\s]", re.IGNORECASE)
+WORD = re.compile(r"(?i)n't\b|\w+|[^\w\s]")
 
 
 def mark_quotes(text: str, source: str) -> str:

@@ -4,7 +4,7 @@
 
 A three-node graph, scripted models that answer at once, 1,000 episodes, 64 in flight. Arms, taken
 in turn within every repeat: bare LangGraph without any persistence; superalign with its journal on
-disk; LangGraph with its own SQLite checkpointer. Reported: the median over repeats of each
+disk; the same with a store that writes nothing; LangGraph with its own SQLite checkpointer. Reported: the median over repeats of each
 repeat's ratio to bare LangGraph. Target: superalign at most 1.3.
 """
 
@@ -77,10 +77,20 @@ class Anything:
         return None
 
 
-async def superalign_arm(episodes: int, folder: Path) -> None:
+class Forgetful(Store):
+    """A store that writes nothing: what is left is the price of everything but the database."""
+
+    def put(self, table: Any, row: Any) -> str:
+        return "0" * 32
+
+    def _queue(self, table: Any, values: Any) -> None:
+        return None
+
+
+async def superalign_arm(episodes: int, folder: Path, kind: type[Store] = Store) -> None:
     agent = Agent(Scripted([TEXT]), "scripted", Sampling())
     ended: Counter[str] = Counter()  # not the episodes: keeping them would time the collector
-    with Store.open(folder / "store.sqlite", write=True) as store:
+    with kind.open(folder / "store.sqlite", write=True) as store:
         cast = {str(seat): agent for seat in SEATS}
         setting = Setting(three, three.params({}), cast, store, Anything())
         task = Task(question=Question(topic="anything"))
@@ -93,8 +103,9 @@ async def superalign_arm(episodes: int, folder: Path) -> None:
 
 def bare_graph() -> StateGraph[State]:
     """The same state and nodes without the kernel: they ask the same model and return its text."""
-    model, request = Scripted([TEXT]), Request(
-        (), Sampling(), 0, "", View("", Question(), None, Ask("answer")), "", 0
+    model, request = (
+        Scripted([TEXT]),
+        Request((), Sampling(), 0, "", View("", Question(), None, Ask("answer")), "", 0),
     )
 
     def node(seat: str) -> Any:
@@ -141,8 +152,13 @@ async def checkpointer_arm(episodes: int, folder: Path) -> None:
         )
 
 
+async def unwritten_arm(episodes: int, folder: Path) -> None:
+    await superalign_arm(episodes, folder, Forgetful)
+
+
 ARMS = {
     "bare LangGraph": bare_arm,
+    "superalign, nothing written": unwritten_arm,
     "superalign, journal on disk": superalign_arm,
     "LangGraph + SQLite checkpointer": checkpointer_arm,
 }
@@ -153,7 +169,7 @@ def measure(episodes: int, repeats: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in ARMS}
     for repeat in range(-1, repeats):
         names = list(ARMS)
-        for name in names[repeat % 3 :] + names[: repeat % 3]:
+        for name in names[repeat % len(ARMS) :] + names[: repeat % len(ARMS)]:
             with tempfile.TemporaryDirectory() as folder:
                 gc.collect()
                 started = time.perf_counter()

@@ -24,8 +24,8 @@ async def run_many(
 
     See `play_all`. An episode that waits for a person is given to `on_end` too, but not stored.
     """
-    journals = _journals(setting.store)
-    stages = (Stage(setting, plan, journals(plan.run, setting.episode_id(plan))) for plan in plans)
+    journal = _journals(setting)
+    stages = (Stage(setting, plan, journal(plan)) for plan in plans)
     await play_all(setting.store, stages, on_end, concurrency)
 
 
@@ -40,21 +40,34 @@ async def play_all(
     Memory does not grow with their number: `stages` is read as places fall free. One episode's
     failure never ends another; a store that fails ends all.
     """
-    waiting = iter(stages)
+    waiting, ended, news = iter(stages), list[Episode](), asyncio.Event()
 
     async def work() -> None:
         for stage in waiting:
             episode = await stage.play()
             if episode.status != "waiting":
                 store.put_episode(episode)
+            ended.append(episode)
+            news.set()
+
+    async def report() -> None:
+        """Wait for the disk, so that those who play need not."""
+        while not all(worker.done() for worker in workers) or ended:
+            await news.wait()
+            news.clear()
+            batch = ended.copy()
+            ended.clear()
             await store.committed()
-            on_end(episode)
+            for episode in batch:
+                on_end(episode)
 
     with _little_garbage():
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(work())
+                workers = [group.create_task(work()) for _ in range(concurrency)]
+                for worker in workers:
+                    worker.add_done_callback(lambda _: news.set())
+                group.create_task(report())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
@@ -76,13 +89,16 @@ def _little_garbage() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _journals(store: Store) -> Callable[[str, str], list[Entry]]:
+def _journals(setting: Setting) -> Callable[[Plan], list[Entry]]:
     """Looks up journalled turns, asking the store only for episodes a killed run left open."""
-    left: dict[str, set[str]] = {}
+    store, left = setting.store, dict[str, set[str]]()
 
-    def find(run: str, episode: str) -> list[Entry]:
-        if run not in left:
-            left[run] = store.unfinished(run)
-        return store.journal(run, [episode])[episode] if episode in left[run] else []
+    def find(plan: Plan) -> list[Entry]:
+        if plan.run not in left:
+            left[plan.run] = store.unfinished(plan.run)
+        if not left[plan.run]:
+            return []
+        episode = setting.episode_id(plan)
+        return store.journal(plan.run, [episode])[episode] if episode in left[plan.run] else []
 
     return find

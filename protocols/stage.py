@@ -312,7 +312,7 @@ class Seat:
                 nth=stage.nth[key],
                 task=plan.task.key,
             )
-            stage.calls[key] = asyncio.ensure_future(stage.live_call(key, agent, request))
+            stage.calls[key] = asyncio.create_task(stage.live_call(key, agent, request))
         turn = await asyncio.shield(stage.calls[key])
         if again and turn.messages != tuple(message.hash for message in messages):
             raise ProtocolError(f"{key} was asked something else when its node was tried again")

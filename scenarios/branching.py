@@ -19,7 +19,7 @@ from superalign.protocols.replay import Difference
 from superalign.protocols.setting import Setting
 from superalign.store import BadInput, Episode, Run, Store, Turn
 
-from .resolve import Resolved, build_cast, build_models, resolve
+from .resolve import Resolved, build_cast, build_models, people_of, resolve
 from .scenario import Loaded
 from .stored import find_episode, open_run, printable, stored_setting
 
@@ -78,9 +78,10 @@ class Branching:
         )
         return name
 
-    def settings(self, resolved: Resolved) -> Callable[[Episode], Setting]:
+    def settings(self, resolved: Resolved, branch: str) -> Callable[[Episode], Setting]:
         """The setting of an episode: seats that learnt speak as the version of its iteration."""
-        self.models = build_models(resolved, self.live)
+        people = people_of(resolved, self.store.url, branch)
+        self.models = build_models(resolved, self.live, people)
         root = self.origin
         while root.parent is not None:
             root = self.store.run(root.parent)
@@ -150,7 +151,7 @@ async def _rejudge(
     work: Branching, resolved: Resolved, branch: str, seat: str, told: Told
 ) -> list[Difference]:
     store, found, total = work.store, [], work.store.count(work.origin.id)
-    setting_of, open_ones = work.settings(resolved), store.unfinished(branch)
+    setting_of, open_ones = work.settings(resolved, branch), store.unfinished(branch)
     over = {parent_id(e) for e in store.episodes(branch)}
     done = count(len(over) + 1)
     stages = rejudgements(
@@ -215,7 +216,7 @@ def fork_episode(
 
         async def play() -> list[Episode]:
             ended: list[Episode] = []
-            setting = work.settings(resolved)(episode)
+            setting = work.settings(resolved, branch)(episode)
             try:
                 stage = fork(setting, episode, journal, at, branch)
                 own = store.journal(branch, [stage.id])[stage.id]

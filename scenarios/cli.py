@@ -13,7 +13,13 @@ from typing import Annotated
 
 import typer
 
-from . import cli_exchange, cli_people, cli_transcripts  # noqa: F401  # their commands join the app
+from . import (  # noqa: F401  # their commands join the app
+    cli_exchange,
+    cli_lineage,
+    cli_people,
+    cli_transcripts,
+    cli_view,
+)
 from .console import Json, RunArg, Set, StoreUrl, app, show_facts, table
 
 
@@ -32,7 +38,7 @@ def run(
     facts, ok = run_scenario(scenario, tuple(overrides or ()), out, store, resume)
     if facts["waiting"]:
         label, again = f"superalign label {facts['run']}", "the same `superalign run` with --resume"
-        print(f"{facts['waiting']} cases wait for people: `{label}`, then {again}", file=sys.stderr)
+        print(f"waiting for people: {facts['waiting']}; `{label}`, then {again}", file=sys.stderr)
     show_facts(facts, as_json, lambda f: f"report: {Path(f['folder']) / 'report.html'}")
     raise typer.Exit(0 if ok else 1)
 

@@ -54,7 +54,9 @@ def _status(facts: dict[str, Any]) -> str:
         )
         lines.append(f"Krippendorff's alpha over {found['n']} doubly labelled answers: {alpha}")
     kinds = ", ".join(f"{n} {kind}" for kind, n in facts["kinds"].items())
-    waits = f"{facts['waiting']} of {facts['cases']} cases wait" + (f": {kinds}" if kinds else "")
+    waits = f"waiting: {facts['waiting']} of {facts['cases']} cases" + (
+        f" ({kinds})" if kinds else ""
+    )
     done = "; go on with the same `superalign run` and --resume"
     return "\n".join([*lines, waits + (done if facts["cases"] and not facts["waiting"] else "")])
 
@@ -70,12 +72,17 @@ class Sitting:
 
     def go(self) -> None:
         """Ask case after case until none is left, the person quits, or the input ends."""
-        from .labelling import queue
+        from .labelling import queue, undo
 
-        while wanted := queue(*self.where):
-            self._show(wanted[0], len(wanted))
-            if not self._ask(wanted[0]):
-                return
+        while True:
+            if wanted := queue(*self.where):
+                self._show(wanted[0], len(wanted))
+                if not self._ask(wanted[0]):
+                    return
+            else:
+                self._say(f"nothing left for you.  {UNDO} undo, any other key ends", "dim")
+                if _key() != UNDO or undo(*self.where) is None:
+                    return
 
     def _show(self, sheet: Any, left: int) -> None:
         from .labelling import working_lines
@@ -84,7 +91,7 @@ class Sitting:
         for part in sheet.parts:
             self._say(part.role, "bold")
             lines = part.content.splitlines()
-            if sheet.case.kind == "critique" and part is sheet.judged:
+            if sheet.case.kind in ("critique", "label") and part is sheet.judged:
                 lines = [f"{i}  {line}" for i, line in enumerate(working_lines(part.content), 1)]
             self._say("\n".join(f"  {line}" for line in lines))
         self._say(f"\n{sheet.task}", "bold")
@@ -117,7 +124,7 @@ class Sitting:
                 elif command == COMMENT:
                     self._say("comment:", "dim")
                     note = _line() or ""
-                elif sheet.keys and word not in sheet.keys:
+                elif word not in sheet.keys and (sheet.keys or word[:1] == ":"):
                     self._say(f"no such key: {word!r}", "yellow")
                 else:
                     value, seconds = sheet.keys.get(word, word), time.monotonic() - shown

@@ -16,6 +16,7 @@ from superalign.learners import LEARNERS, LearnConfig
 from superalign.protocols import load_protocol, shipped
 from superalign.protocols.check import Problem, check_protocol
 from superalign.store import BadInput, Episode, Store
+from superalign.store.lineage import standing
 
 from .labelling import waits_for_people
 from .loop import Experiment
@@ -177,9 +178,11 @@ def learn_run(
         raise BadInput(f"{key}: {first['msg']}; known keys: {known}") from None
     with open_run(run, store_url) as (store, name, folder):
         kinds = ("sft",) if config.method == "sft" else ("pref", "sft")
-        rows = [row for row in store.rows(name, iteration) if row.kind in kinds]
+        rows = standing(store, name, store.rows(name, iteration))
+        rows = [row for row in rows if row.kind in kinds]
         if not rows:
-            raise BadInput(f"{name}: iteration {iteration} has no {' or '.join(kinds)} rows")
+            what = f"no {' or '.join(kinds)} rows, or all of them are retracted"
+            raise BadInput(f"{name}: iteration {iteration} has {what}")
         base = next(v for v in store.versions(name) if v.iteration == iteration - 1)
         out = out or folder / "weights" / f"{config.method}-from-{iteration}"
         with Display() as display:

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from superalign.store import BadInput, Store
+from superalign.store.inspect_log import write_inspect
+from superalign.store.jsonl import read_jsonl, write_jsonl
+from superalign.store.verify import verify
 
+from .page import write_page
 from .scenario import Loaded, NyuDebateWorld
 from .stored import RUNS, STORE, find_episode, is_run, open_run
 
-LONE = ("html",)
-"""Formats in which one episode can be exported by itself."""
+FORMATS = ("trl", "jsonl", "inspect", "html")
 
 
 def export_run(
@@ -28,17 +31,20 @@ def export_run(
         raise BadInput(f"--to {to}: unknown format; there are {', '.join(FORMATS)}")
     if whole and to != "jsonl":
         raise BadInput(f"--whole-store: {to} holds one run; leave it out, or use --to jsonl")
-    if to in LONE and not is_run(target, store_url):
+    if to == "html" and not is_run(target, store_url):
         url, run, episode = find_episode(target, store_url)
         with Store.open(url) as store, _writing(path):
-            return {"run": run, "path": str(path), **_html(store, run, path, [episode])}
+            return {"run": run, "path": str(path), **write_page(store, run, path, [episode])}
     with open_run(target, store_url) as (store, name, folder), _writing(path):
         if to == "trl":
             facts = _trl(store, name, path, folder, licence)
         elif to == "jsonl":
-            facts = _jsonl(store, None if whole else name, path)
+            tables = write_jsonl(store, path, None if whole else name)
+            facts = {"rows": sum(tables.values()), "tables": tables}
+        elif to == "inspect":
+            facts = write_inspect(store, name, path)
         else:
-            facts = FORMATS[to](store, name, path)
+            facts = write_page(store, name, path, None)
         return {"run": name, "path": str(path), **facts}
 
 
@@ -66,7 +72,7 @@ def _trl(store: Store, run: str, path: Path, folder: Path, licence: str) -> dict
         "superalign": stored.version,
     }
     sets = to_trl(rows, path, card, bos=_bos(folder / base.path) if base else "")
-    return {"rows": sum(sets.values()), "sets": sets}
+    return {"rows": len(rows), "sets": sets}
 
 
 def _bos(folder: Path) -> str:
@@ -75,33 +81,8 @@ def _bos(folder: Path) -> str:
     return json.loads(config.read_text()).get("bos_token") or "" if config.is_file() else ""
 
 
-def _jsonl(store: Store, run: str | None, path: Path) -> dict[str, Any]:
-    from superalign.store.jsonl import write_jsonl
-
-    written = write_jsonl(store, path, run)
-    return {"rows": sum(written.values()), "tables": written}
-
-
-def _inspect(store: Store, run: str, path: Path) -> dict[str, Any]:
-    from superalign.store.inspect_log import write_inspect
-
-    return write_inspect(store, run, path)
-
-
-def _html(store: Store, run: str, path: Path, ids: list[str] | None = None) -> dict[str, Any]:
-    from .page import write_page
-
-    return write_page(store, run, path, ids)
-
-
-FORMATS = {"trl": _trl, "jsonl": _jsonl, "inspect": _inspect, "html": _html}
-
-
 def import_jsonl(path: Path | None, store_url: str | None) -> dict[str, Any]:
     """Read an exported file into a new store, and hold its rows against each other."""
-    from superalign.store.jsonl import read_jsonl
-    from superalign.store.verify import verify
-
     if path is None or store_url is None:
         missing = "PATH" if path is None else "--store"
         raise BadInput(f"{missing} is missing; superalign import jsonl PATH --store NEW")
@@ -129,7 +110,7 @@ def import_nyu_debate(path: Path | None, store_url: str | None) -> dict[str, Any
     from .resolve import resolve
 
     started, source = time.monotonic(), NyuDebate(path).folder
-    scenario = Loaded.read(Path(__file__).with_name("nyu_debate.yaml")).scenario
+    scenario = Loaded.read(Path(__file__).with_name("nyu-debate.yaml")).scenario
     world = NyuDebateWorld(kind="nyu-debate", path="data")
     scenario = scenario.model_copy(update={"world": world})
     folder = fresh_folder(scenario, RUNS, store_url)

@@ -22,13 +22,14 @@ from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Plan, Setting, call_seed
 from superalign.store import Episode, Evaluation, Label, PolicyVersion, Row, Run, Store, Task, Turn
 from superalign.store.labels import LabelBook
+from superalign.store.lineage import standing
 from superalign.store.records import Message, digest
 
 from .archive import Archive, spread
 from .choosing import Chosen, choose, control, simulate
 from .labelling import label_case, labels_of, open_cases
-from .resolve import Resolved, build_cast, build_models, weights_folder
-from .scenario import HumanEngine, TransformersEngine
+from .resolve import Resolved, build_cast, build_models, people_of, weights_folder
+from .scenario import TransformersEngine
 
 Event = Literal["play", "learn", "evaluate"]
 Progress = Callable[[Event, int, int, int, dict[str, Any]], None]
@@ -53,7 +54,8 @@ class Experiment:
         """Run every iteration, from what the store already holds, until people are wanted."""
         scenario = self.resolved.loaded.scenario
         self._begin()
-        self.models = build_models(self.resolved, people=self._people())
+        people = people_of(self.resolved, self.store.url, self.run)
+        self.models = build_models(self.resolved, people=people)
         try:
             self._load_versions()
             await self._evaluate(0)
@@ -83,13 +85,6 @@ class Experiment:
         self.store.put_rows(self.run, rows)
         if self.resolved.loaded.scenario.learn is not None:
             await self._learn(iteration, rows, flips)
-
-    def _people(self) -> tuple[LabelBook, str] | None:
-        """Where human seats find their answers; None when nobody sits in one."""
-        engines = self.resolved.loaded.scenario.models.values()
-        if not any(isinstance(engine, HumanEngine) for engine in engines):
-            return None
-        return LabelBook.beside(self.store.url), self.run
 
     # What is known at the start.
 
@@ -309,7 +304,7 @@ class Experiment:
         config, name = self.resolved.loaded.scenario.learn, self._policy(iteration)
         assert config is not None
         kinds = ("sft",) if config.method == "sft" else ("pref", "sft")
-        chosen = [row for row in rows if row.kind in kinds]
+        chosen = [row for row in standing(self.store, self.run, rows) if row.kind in kinds]
         config = config.model_copy(update={"seed": call_seed(config.seed, name) % 2**31})
         parent = next(
             v for v in self.store.versions(self.run) if v.id == self._policy(iteration - 1)

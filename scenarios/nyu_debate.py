@@ -107,9 +107,13 @@ class NyuDebate:
 
     def recordings(self) -> dict[tuple[str, str], list[Completion]]:
         """(topic, seat) -> what was said there, by whom, in order."""
+        return self._said
+
+    @cached_property
+    def _said(self) -> dict[tuple[str, str], list[Completion]]:
         said: dict[tuple[str, str], list[Completion]] = {}
         for topic, room in self._rooms.items():
-            lines = [[(seat, turn) for seat, turn in line] for line in _lines_of(room)]
+            lines = list(_lines_of(room))
             entries = [" ".join(f"{seat}:{KINDS[seat]}" for seat, _ in line) for line in lines]
             decided = "closed" if _final(room) else "open"
             order = Completion("\n".join([*entries, decided]), author="record", source="tool")

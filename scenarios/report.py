@@ -25,6 +25,7 @@ from sqlalchemy import func, select
 from superalign.store import Episode, PolicyVersion, Run, Store, Turn
 from superalign.store.tables import Rows
 
+from .labelling import agreement
 from .plots import FORMATS, at, percent, plots, points
 from .statistics import Confusion, Estimate, Paired, distinct_share, wilson
 
@@ -224,8 +225,8 @@ def report_facts(store: Store, run: str) -> dict[str, Any]:
     facts = {"run": run, "iterations": iterations, **_gain_facts(base, updated)}
     facts |= _run_facts(stored, versions)
     facts |= {"complete": _is_complete(stored.scenario, iterations)}
-    facts |= {"headline": headline(facts), "examples": list(examples.values())}
-    return _json_safe(facts)
+    facts |= {"label_agreement": agreement(store.labels(run))}
+    return _json_safe(facts | {"headline": headline(facts), "examples": [*examples.values()]})
 
 
 def _heldout_facts(held: Held, before: Held) -> dict[str, Any]:

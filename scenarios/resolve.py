@@ -66,6 +66,7 @@ def check_words(loaded: Loaded) -> None:
     _check_learning(loaded)
     for name, engine in loaded.scenario.models.items():
         _check_engine(loaded, name, engine)
+    _check_control(loaded)
 
 
 def resolve(loaded: Loaded) -> Resolved:
@@ -156,6 +157,14 @@ def _check_learning(loaded: Loaded) -> None:
         raise loaded.error(("evaluate",), what)
 
 
+def _check_control(loaded: Loaded) -> None:
+    scenario = loaded.scenario
+    for seat, member in scenario.cast.items():
+        if _source(scenario.models[member.model]) == "oracle" and scenario.labels.control is None:
+            what = "the truth in a seat makes a run a control; add `labels: {control: oracle}`"
+            raise loaded.error(("cast", seat, "model"), what)
+
+
 def _check_engine(loaded: Loaded, name: str, engine: Engine) -> None:
     where = ("models", name)
     if isinstance(engine, TransformersEngine):
@@ -186,6 +195,14 @@ def weights_folder(loaded: Loaded, name: str, engine: TransformersEngine) -> Pat
     if not list(folder.glob("*.safetensors")):
         raise loaded.error(where, f"{engine.path!r} holds no .safetensors; only those are loaded")
     return folder
+
+
+def people_of(resolved: Resolved, store_url: str, run: str) -> tuple[LabelBook, str] | None:
+    """Where human seats find their answers; None when nobody sits in one."""
+    engines = resolved.loaded.scenario.models.values()
+    if not any(isinstance(engine, HumanEngine) for engine in engines):
+        return None
+    return LabelBook.beside(store_url), run
 
 
 def build_models(

@@ -43,11 +43,13 @@ def open_database(url: str, write: bool) -> tuple[Engine, int | None]:
         event.listen(engine, "connect", _prepare_writer if write else _prepare_reader)
     try:
         _check_schema(engine, create=write)
-    except (DatabaseError, StoreError) as error:
+    except StoreError:
         close_database(engine, lock)
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{url}: not a store of superalign: {error.orig}") from error
+        raise
+    except (DatabaseError, UnicodeDecodeError, MemoryError) as error:  # of a damaged schema
+        close_database(engine, lock)
+        what = getattr(error, "orig", error)
+        raise StoreError(f"{url}: not a store of superalign: {what}") from error
     return engine, lock
 
 

@@ -1,4 +1,4 @@
-"""A store, or one run of it, as JSON Lines: complete, and row for row the same when it is read back.
+"""A store, or one run of it, as JSON Lines: complete, and row for row the same when read back.
 
     {"format": "superalign", "schema": 2}                               first line
     {"table": "turns", "run": "sums-1", "key": …, "record_hash": …}     one line a row
@@ -90,14 +90,14 @@ def _put(lines: BinaryIO, line: Mapping[str, Any]) -> None:
 
 def _spelt(table: type[SQLModel], codec: Codec, values: tuple[Any, ...]) -> dict[str, Any]:
     """A row as JSON has it: its JSON columns unpacked, its flags true or false."""
-    columns = core(table).c
+    *columns, hashed = core(table).c
     try:
         row = codec.unpack(values)
     except ValueError as error:
         name = f"{core(table).name} {values[:3]}"
         raise StoreError(f"{name}: cannot be read ({error}); see `superalign verify`") from error
     flags = {c.name: bool(row[c.name]) for c in columns if c.info.get("flag")}
-    return {**row, **flags, columns[-1].name: values[-1]}
+    return {**row, **flags, hashed.name: values[-1]}
 
 
 def _rows(store: Store, run: str | None) -> Iterator[tuple[type[SQLModel], tuple[Any, ...]]]:

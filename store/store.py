@@ -36,6 +36,8 @@ from .records import (
 
 BATCH_ROWS = 512
 BATCH_SECONDS = 0.02
+LATELY = 100_000
+"""Messages that are remembered as written. One that is written again changes nothing."""
 AT_ONCE = 200
 """Episodes that are read together."""
 
@@ -96,6 +98,10 @@ class Store:
         Rows put between two awaits reach the disk together.
         """
         values = self._codec(table).pack(row)
+        self._queue(table, values)
+        return values[-1]
+
+    def _queue(self, table: type[SQLModel], values: tuple[Any, ...]) -> None:
         self._pending[table].append(values)
         self._count += 1
         if self._timer is None:
@@ -105,7 +111,6 @@ class Store:
         elif self._count == BATCH_ROWS:
             self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_later(0, self._flush_quietly)
-        return values[-1]
 
     def _codec(self, table: type[SQLModel]) -> Codec:
         if table not in self._codecs:
@@ -161,10 +166,12 @@ class Store:
         self._tell(None)
 
     def put_message(self, message: Message, key: str) -> None:
-        """Queue a message under its hash, once per store handle."""
+        """Queue a message under its hash, unless it was lately."""
         if key not in self._messages:
+            if len(self._messages) == LATELY:
+                self._messages.clear()
             self._messages.add(key)
-            self.put(tables.Messages, message.__dict__)
+            self._queue(tables.Messages, (message.role, message.content, key))
 
     def put_turn(self, run: str, episode: str, turn: Turn) -> str:
         """Queue one journal entry; gives its record hash."""
@@ -290,7 +297,7 @@ class Store:
         found: dict[str, list[Entry]] = {episode: [] for episode in episodes}
         for values in self.raw(tables.Turns, columns.run == run, columns.episode.in_(episodes)):
             row = unpack(values)
-            turns = found[row["episode"]]
+            turns = found.setdefault(row["episode"], [])  # a damaged index brings others' turns
             turns.append(Entry(_strip(Turn, row), values[-1], intact(values)))
         for turns in found.values():  # not by the database, whose collation may be another
             turns.sort(key=lambda entry: entry.turn.key)

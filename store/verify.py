@@ -16,6 +16,9 @@ from .store import AT_ONCE, Entry, Store, chain, transcript_hash
 
 HASHED = [table for table in SQLModel.__subclasses__() if table is not tables.Meta]
 
+UNREADABLE = (StoreError, UnicodeDecodeError, MemoryError)
+"""What a damaged file does to its reader: broken pages, words or sizes."""
+
 
 class Damage(Record):
     """One record that fails its hash."""
@@ -38,8 +41,8 @@ def verify(store: Store) -> tuple[int, list[Damage]]:
             records, damaged = records + count, damaged + wrong
         for run in store.column(core(tables.Runs).c.id):
             damaged += [*_episodes(store, run), *_versions(store, run)]
-    except StoreError as error:  # a page that cannot be read; what lies behind it is not checked
-        damaged.append(Damage(record="database", what=str(error)))
+    except UNREADABLE as error:  # a page that cannot be read; what lies behind it is not checked
+        damaged.append(Damage(record="database", what=str(error) or "a size that cannot be"))
     return records, damaged
 
 
@@ -82,7 +85,8 @@ def _batch(store: Store, run: str, ids: list[str]) -> Iterator[Damage]:
 
 
 def _episode(episode: Episode, journal: list[Entry]) -> Iterator[Damage]:
-    if chain(episode, [entry.record_hash for entry in journal]) != episode.chain:
+    hashes = [str(entry.record_hash) for entry in journal]  # a damaged one may be bytes
+    if chain(episode, hashes) != episode.chain:
         what = "turns are missing or were added, or one of them or a column was changed"
         yield Damage(record=episode.ref, what=what)
     if transcript_hash(episode.turns, episode.verdict, episode.error) != episode.transcript_hash:
@@ -96,11 +100,11 @@ def _versions(store: Store, run: str) -> Iterator[Damage]:
     except ValueError:
         yield Damage(record=run, what="its rows or versions cannot be read")
         return
-    ids = store.column(core(tables.Rows).c.id, core(tables.Rows).c.run == run)
+    ids = map(str, store.column(core(tables.Rows).c.id, core(tables.Rows).c.run == run))
     for row in sorted(set(ids) ^ {row.id for row in rows}):
         yield Damage(record=f"{run}: row {row}", what="was changed")
     for version in versions:
-        taught = sorted(store.taught(run, version.id))
+        taught = sorted(map(str, store.taught(run, version.id)))
         if version.rows is not None and digest(taught) != version.rows:
             what = "the rows that taught it are others"
             yield Damage(record=f"{run}: version {version.id}", what=what)
@@ -113,6 +117,6 @@ def _database(store: Store) -> list[str]:
     try:
         with store.connect() as db:
             lines = list(db.execute(text("PRAGMA integrity_check")).scalars())
-    except DatabaseError as error:
-        return [str(error.orig)]
+    except (DatabaseError, MemoryError) as error:
+        return [str(getattr(error, "orig", error)) or "a size that cannot be"]
     return [] if lines == ["ok"] else lines

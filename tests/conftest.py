@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from superalign.agents import Agent, Sampling, Scripted
 from superalign.protocols import load_protocol
@@ -21,6 +22,9 @@ from superalign.scenarios import cli
 from superalign.store import Episode, Message, Question, Run, Store, Task, Turn
 
 HERE = Path(__file__).parent
+
+settings.register_profile("steady", deadline=None)  # no test asserts on wall time
+settings.load_profile("steady")
 
 
 class Anything:

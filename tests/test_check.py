@@ -106,7 +106,7 @@ async def test_a_protocol_may_declare_the_replies_of_its_own_kinds():
 async def test_another_seat_s_private_note_in_an_instruction_is_a_leak():
     async def leak(state: State, runtime: Runtime[Context]) -> Update:
         judge: Any = runtime.context.cast["judge"]
-        note = judge._stage.plan.task.private["consultant"]
+        note = judge._stage().plan.task.private["consultant"]
         turn = await judge.act(state, Ask(kind="verdict", instruction=f"A hint: {note}"))
         return {"turns": [turn], "verdict": Verdict(value=turn.text, seat="judge")}
 
@@ -118,7 +118,7 @@ async def test_another_seat_s_private_note_in_an_instruction_is_a_leak():
 async def test_the_target_in_an_instruction_is_a_leak():
     async def leak(state: State, runtime: Runtime[Context]) -> Update:
         seat: Any = runtime.context.cast["consultant"]
-        ask = Ask(kind="answer", instruction=f"Say {seat._stage.plan.task.target}.")
+        ask = Ask(kind="answer", instruction=f"Say {seat._stage().plan.task.target}.")
         return {"turns": [await seat.act(state, ask)]}
 
     assert await problems(sat(argue_then_rule(leak))) == {

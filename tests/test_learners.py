@@ -294,7 +294,7 @@ def test_trl_trains_on_what_we_export(rival, tmp_path):
 
 def test_tagged_rows_are_exported_as_strings_that_nobody_can_forge(tmp_path):
     rows = [row(2, role="question"), row(2, kind="sft", role="question")]
-    assert to_trl(rows, tmp_path, {}) == {"preference": 1, "sft": 1}
+    assert to_trl(rows, tmp_path, {}) == {"preference": 1, "unpaired": 2, "prompt": 1, "sft": 1}
     loaded = load_dataset(str(tmp_path), "sft", split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded[0]["prompt"] == "<|question|>2+2<|answer|>"
     assert loaded[0]["completion"] == "4"

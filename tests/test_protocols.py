@@ -438,7 +438,7 @@ async def test_a_model_that_gives_a_call_up_fails_its_episode(setting, play):
 async def test_what_is_no_text_fails_the_episode(answer, setting, play):
     (ended,) = await play(setting(attacker=lambda request: answer))
     assert ended.status == "failed"
-    assert ended.error.startswith("ValidationError: ")
+    assert ended.error == f"scripted answered {answer!r}, which is no text"
 
 
 @pytest.mark.parametrize("method", ["truth", "correct", "fault"])

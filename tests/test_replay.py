@@ -272,7 +272,7 @@ async def test_a_cancelled_run_goes_on_to_the_same_words(calls, counted, play, m
         done = await interrupted(first, make.plans(24), calls)
     with Store.open(again, write=True) as store:
         over = store.ended("run")
-        assert over == {episode.id for episode in done}
+        assert over >= {episode.id for episode in done}  # who is told of lies on disk
         second = counted(store)
         rest = [plan for plan in make.plans(24) if second.episode_id(plan) not in over]
         await play(second, rest)

@@ -177,6 +177,44 @@ def test_a_mixed_pair_is_no_better_than_its_worst_source():
     assert pair.flip_prob == 0.0
 
 
+def test_people_who_contradict_each_other_settle_nothing():
+    said = episode(("4", None), ("5", 1))
+    two = [label(1, True), label(1, False).model_copy(update={"author": "ben"})]
+    assert set(judgements(said, two)) == {"1:answer:0/learner:0"}
+    assert measure_flips([said], two).n_rejected == 0
+    same = [label(1, True), label(1, True).model_copy(update={"author": "ben"})]
+    assert judgements(said, same)["1:answer:0/learner:1"].judge == "anna"
+    assert measure_flips([said], same).n_rejected == 1
+
+
+def played(by, source, *answers):
+    """An episode in whose critic's seat somebody else sits."""
+    said = episode(*answers)
+    turns = [
+        t.model_copy(update={"source": source, "policy": by}) if t.seat == "critic" else t
+        for t in said.turns
+    ]
+    return said.model_copy(update={"turns": tuple(turns)})
+
+
+def test_a_person_in_the_critic_s_seat_gives_human_rows():
+    said = played("anna", "human", ("4", None), ("5", 1))
+    flips = FLIPS.model_copy(update={"human": 0.05})
+    (pair,) = made("pref", said, flips=flips)
+    assert (pair.source, pair.judge) == ("human", "anna")
+    assert pair.flip_prob == pytest.approx(pair_flip(0.05, 0.05))
+    assert "r/e/2:criticise:0/critic:0" in pair.turns
+    assert measure_flips([said], [label(0, True)]).n_accepted == 0  # no critic was audited
+
+
+def test_an_oracle_in_the_critic_s_seat_trains_controls_only():
+    said = played("truth", "oracle", ("4", None), ("5", 1))
+    with pytest.raises(BadInput, match="control"):
+        rows(said, prompt_of=prompt_of)
+    (pair,) = made("pref", said, control=True)
+    assert pair.source == "oracle"
+
+
 def test_labels_of_other_episodes_do_not_count():
     assert texts(made("pref", episode(("4", None), ("5", 1)), labels=[label(0, False, of="f")]))
 

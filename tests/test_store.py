@@ -455,9 +455,7 @@ WRONG = {
 """Believable values of the columns that are not free text or numbers."""
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     column=st.sampled_from(sorted(set(Turn.model_fields) - {"key"} | {"record_hash"})),
     which=st.sampled_from([TURN, FAILED]),
