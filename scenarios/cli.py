@@ -20,10 +20,10 @@ from . import (  # noqa: F401  # their commands join the app
     cli_transcripts,
     cli_view,
 )
-from .console import Json, RunArg, Set, StoreUrl, app, show_facts, table
+from .console import PANELS, RUNS, Json, RunArg, Set, StoreUrl, app, show_facts, table
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def run(
     scenario: Annotated[Path, typer.Argument(help="A scenario's YAML file.")],
     overrides: Set = None,
@@ -43,7 +43,7 @@ def run(
     raise typer.Exit(0 if ok else 1)
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def check(
     target: Annotated[str, typer.Argument(help="A scenario file or a protocol's name.")],
     overrides: Set = None,
@@ -58,7 +58,7 @@ def check(
     raise typer.Exit(0 if facts["ok"] else 1)
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=RUNS)
 def list_(
     what: Annotated[
         str, typer.Argument(help="protocols, scenarios, worlds, learners, runs or episodes")
@@ -74,7 +74,7 @@ def list_(
     show_facts(things, as_json, lambda found: table(found))
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def learn(
     run: RunArg,
     method: Annotated[str, typer.Option(help="sft, dpo or exo.")],
@@ -91,7 +91,7 @@ def learn(
     show_facts(facts, as_json, lambda f: f"weights: {f['path']}")
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def report(run: RunArg, store: StoreUrl = None, as_json: Json = False) -> None:
     """Write a run's report, one HTML page with plots, and print its facts."""
     from .commands import report_run
@@ -100,7 +100,7 @@ def report(run: RunArg, store: StoreUrl = None, as_json: Json = False) -> None:
     show_facts(facts, as_json, lambda f: table(f["iterations"]) + f"\n{path}")
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def organism(
     name: Annotated[str, typer.Argument(help="The world it is made for: arithmetic.")],
     out: Annotated[Path, typer.Option(help="Folder for its weights.")],
@@ -112,6 +112,12 @@ def organism(
 
     facts = make_organism(name, out, seed)
     show_facts(facts, as_json, lambda f: json.dumps(f, indent=2))
+
+
+app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))
+
+
+app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import Json, StoreUrl, app, show_facts
+from .console import EXCHANGE, Json, StoreUrl, app, show_facts
 
 
-@app.command()
+@app.command(rich_help_panel=EXCHANGE)
 def export(
     target: Annotated[str, typer.Argument(metavar="RUN", help="A run; for html also an episode.")],
     path: Annotated[Path, typer.Argument(help="File to write; for trl a folder.")],
@@ -31,7 +31,7 @@ def export(
     show_facts(facts, as_json, _exported)
 
 
-@app.command("import")
+@app.command("import", rich_help_panel=EXCHANGE)
 def import_(
     source: Annotated[str, typer.Argument(metavar="FORMAT", help="jsonl or nyu-debate.")],
     path: Annotated[

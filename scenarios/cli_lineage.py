@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .console import Json, StoreUrl, app, show_facts
+from .console import SAID, Json, StoreUrl, app, show_facts
 
 
-@app.command()
+@app.command(rich_help_panel=SAID)
 def lineage(
     ref: Annotated[
         str,

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import Json, RunArg, StoreUrl, app, show_facts, table
+from .console import PEOPLE, Json, RunArg, StoreUrl, app, show_facts, table
 
 QUIT, UNDO, SKIP, COMMENT = "q", "u", "s", "c"
 COMMANDS = {UNDO: "undo", SKIP: "skip", COMMENT: "comment", QUIT: "quit"}
 
 
-@app.command()
+@app.command(rich_help_panel=PEOPLE)
 def label(
     run: RunArg,
     author: Annotated[str | None, typer.Option(help="Your name; default: your login.")] = None,
@@ -95,12 +95,16 @@ class Sitting:
                 lines = [f"{i}  {line}" for i, line in enumerate(working_lines(part.content), 1)]
             self._say("\n".join(f"  {line}" for line in lines))
         self._say(f"\n{sheet.task}", "bold")
-        prefix = "" if sheet.keys else "a line of text, or  :"
-        keys = {key: said for key, said in sheet.keys.items() if key != said}
-        digits = [key for key in sheet.keys if key not in keys]
+        if not sheet.keys:
+            self._say(
+                "  ".join(["a line of text"] + [f":{k} {v}" for k, v in COMMANDS.items()]), "dim"
+            )
+            return
+        words = {key: said for key, said in sheet.keys.items() if key != said}
+        digits = [key for key in sheet.keys if key not in words]
         numbers = [f"{digits[0]}-{digits[-1]}"] if digits else []
-        hints = [*numbers, *(f"{key} {said}" for key, said in (keys | COMMANDS).items())]
-        self._say(prefix + "  ".join(hints), "dim")
+        hints = [*numbers, *(f"{key} {said}" for key, said in (words | COMMANDS).items())]
+        self._say("  ".join(hints), "dim")
 
     def _ask(self, sheet: Any) -> bool:
         """Read words until one settles the case. False: the person has gone."""

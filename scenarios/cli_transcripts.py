@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import Json, RunArg, Set, StoreUrl, app, show_facts
+from .console import SAID, Json, RunArg, Set, StoreUrl, app, show_facts
 
 
-@app.command()
+@app.command(rich_help_panel=SAID)
 def show(
     episode: Annotated[str, typer.Argument(help="An episode's id, or the beginning of it.")],
     as_seat: Annotated[str | None, typer.Option("--as", help="As this seat was shown it.")] = None,
@@ -24,7 +24,7 @@ def show(
     show_facts(facts, as_json, lambda _: text)
 
 
-@app.command()
+@app.command(rich_help_panel=SAID)
 def replay(
     target: Annotated[str, typer.Argument(metavar="RUN|EPISODE", help="What to replay.")],
     store: StoreUrl = None,
@@ -38,7 +38,7 @@ def replay(
     raise typer.Exit(1 if facts["divergences"] else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=SAID)
 def diff(
     a: Annotated[str, typer.Argument(metavar="EPISODE", help="One branch.")],
     b: Annotated[str, typer.Argument(metavar="EPISODE", help="The other.")],
@@ -57,7 +57,7 @@ Reason = Annotated[str, typer.Option(help="Why, for who reads the store later.")
 Resume = Annotated[bool, typer.Option(help="Go on with the newest one of the same scenario.")]
 
 
-@app.command()
+@app.command(rich_help_panel=SAID)
 def rejudge(
     run: RunArg,
     seat: Annotated[str, typer.Option(help="The seat that speaks anew: critic, judge …")],
@@ -77,7 +77,7 @@ def rejudge(
     show_facts(facts, as_json, _rejudged)
 
 
-@app.command()
+@app.command(rich_help_panel=SAID)
 def fork(
     episode: Annotated[str, typer.Argument(help="An episode's id, or the beginning of it.")],
     at: Annotated[str, typer.Option(help="The first turn that is not kept: a key or a number.")],
@@ -96,7 +96,7 @@ def fork(
     raise typer.Exit(1 if facts["status"] == "failed" else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=SAID)
 def rescore(
     run: RunArg,
     author: Author = None,
@@ -111,7 +111,7 @@ def rescore(
     show_facts(facts, as_json, lambda f: f"{f['score']}: {f['changed']} of {f['episodes']} changed")
 
 
-@app.command()
+@app.command(rich_help_panel=SAID)
 def verify(store: Annotated[str, typer.Argument(help="Store")], as_json: Json = False) -> None:
     """Check a store's hashes and its database; name what is damaged."""
     from .transcripts import verify_store

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .console import app
+from .console import SAID, app
 
 
-@app.command()
+@app.command(rich_help_panel=SAID)
 def view(
     stores: Annotated[
         list[Path] | None, typer.Argument(help="Stores or run folders; default: all below runs/.")

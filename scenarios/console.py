@@ -14,6 +14,11 @@ app = typer.Typer(
     help="Simulate scalable oversight: run protocols, replay transcripts, learn from them.",
 )
 
+RUNS, SAID = "Run and learn", "Look at what was said"
+PEOPLE, EXCHANGE = "People", "Out and in"
+PANELS = (RUNS, SAID, PEOPLE, EXCHANGE)
+"""The order in which --help lists the commands."""
+
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override one key, e.g. --set seed=1. Repeatable.")
 ]

@@ -89,7 +89,7 @@ def import_jsonl(path: Path | None, store_url: str | None) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"{path}: there is no file here; `superalign export --to jsonl` writes one")
     with Store.open(store_url, write=True) as store:
-        read = read_jsonl(path, store)
+        read = read_jsonl(path, store, lambda run: Loaded.stored(Path(run.origin), run.scenario))
         runs = [run.id for run in store.runs()]
         _, damaged = verify(store)
     return {

@@ -166,7 +166,8 @@ def _edge(drawn: nx.DiGraph, places: dict[str, tuple[float, float]], a: str, b: 
     if drawn.nodes[a]["layer"] == "version":
         far = right + 44
         path = f"M{right} {ay:g} C{far} {ay:g} {far} {by:g} {right} {by:g}"
-        return f'<path class="became" d="{path}" fill="none" stroke="currentColor" stroke-width="1.5" opacity="0.7"/>'
+        line = 'fill="none" stroke="currentColor" stroke-width="1.5" opacity="0.7"'
+        return f'<path class="became" d="{path}" {line}/>'
     middle = (right + bx) / 2
     path = f"M{right} {ay:g} C{middle:g} {ay:g} {middle:g} {by:g} {bx} {by:g}"
     return f'<path class="taught" d="{path}" fill="none" stroke="currentColor" opacity="0.35"/>'

@@ -48,7 +48,8 @@ def _transcript(episode: Episode) -> str:
         sure = f"  p={turn.confidence:.2f}" if turn.confidence is not None else ""
         hidden = f"  only for {', '.join(turn.visible_to)}" if turn.visible_to is not None else ""
         lines.append(f"\n{turn.key}  {turn.policy}{sure}{hidden}")
-        lines += [f"  {line}" for line in (turn.text or f"failed: {turn.error}").splitlines()]
+        text = turn.text if turn.error is None else f"failed: {turn.error}"
+        lines += [f"  {line}" for line in text.splitlines()]
         if turn.key in found:
             lines.append(f"  -> about {found[turn.key].about}")
     if episode.parent is not None:

@@ -45,6 +45,9 @@ MOST_VALUES = 50
 REPORTED = 5000
 """Episodes of a run up to which its report is made while one waits."""
 
+DRAWING = threading.Lock()
+"""matplotlib draws one figure at a time."""
+
 Name = Annotated[str, Part(min_length=1, max_length=200)]
 Words = Annotated[str, Query(max_length=400)]
 Ref = Annotated[str, Query(min_length=3, max_length=400)]
@@ -276,7 +279,8 @@ def _report(shelf: Shelf, run: str) -> Response:
         raise BadInput(
             f"{run}: the report of a run so long takes a while: `superalign report {run}`"
         )
-    page = report_page(facts, stored.scenario)
+    with DRAWING:
+        page = report_page(facts, stored.scenario)
     body = page[page.index("<main>") + 6 : page.index("</main>")]
     return render("report.html", shelf=shelf, run=stored, body=Markup(unstyled(body)))
 

@@ -90,7 +90,7 @@ def svg(graph: nx.DiGraph, ways: Sequence[Sequence[str]]) -> str:
             passed[node].add(i)
         for edge in itertools.pairwise(way):
             passed[edge].add(i)
-    passed[START].add(0)
+    passed[START].add(-1)  # before the first stop
     place, layers = _layout(graph)
     right = max(x for x, _ in place.values()) + WIDTH / 2
     back = [(a, b) for a, b in graph.edges if a == b or layers[a] >= layers[b]]

@@ -104,11 +104,9 @@ def _same(given: str, token: str) -> bool:
 
 
 def _same_origin(headers: Headers, host: str) -> bool:
-    """Whether a write comes from a page of this viewer. A browser says so in these headers, and a
-    page cannot forge them; what says nothing is refused."""
-    if headers.get("sec-fetch-site", "same-origin") != "same-origin":
-        return False
-    origin = headers.get("origin")
-    if origin is None:
-        return "sec-fetch-site" in headers
-    return urlsplit(origin).netloc == host
+    """Whether a write comes from a page of this viewer. Browsers say so, and no page can make them
+    lie; what says nothing is refused."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:  # Origin is `null` then, since our pages send no referrer
+        return site == "same-origin"
+    return urlsplit(headers.get("origin", "")).netloc == host

@@ -11,7 +11,7 @@ whose end was cut off. Memory does not grow with the number of rows, in either d
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -134,16 +134,19 @@ def _messages(store: Store, run: str) -> Iterator[tuple[Any, ...]]:
     yield from found()
 
 
-def read_jsonl(path: Path, store: Store) -> dict[str, int]:
+def read_jsonl(
+    path: Path, store: Store, check: Callable[[Run], object] = lambda run: None
+) -> dict[str, int]:
     """Read an exported file into an empty store, all of it or nothing; table -> rows.
 
-    Raises BadInput with the number of the first line that is not as it was written.
+    `check` raises BadInput on a run that could not be worked with. Raises BadInput with the number
+    of the first line that is not as it was written.
     """
     if store.runs():
         raise BadInput(f"{store.url}: holds runs already; name a new store with --store")
     try:
         with path.open("rb") as lines, store.connect() as db, db.begin():
-            return _read(_Lines(path, lines), db)
+            return _read(_Lines(path, lines), db, check)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; name a file that `export` wrote") from error
 
@@ -171,7 +174,7 @@ class _Lines:
             yield row
 
 
-def _read(lines: _Lines, db: Connection) -> dict[str, int]:
+def _read(lines: _Lines, db: Connection, check: Callable[[Run], object]) -> dict[str, int]:
     by_name = {core(table).name: table for table in HASHED}
     codecs = {name: Codec(core(table), db.dialect) for name, table in by_name.items()}
     read: Counter[str] = Counter()
@@ -184,6 +187,8 @@ def _read(lines: _Lines, db: Connection) -> dict[str, int]:
         if name not in by_name:
             raise lines.error(f"unknown table {name!r}; there are {', '.join(by_name)}")
         values = _packed(lines, by_name[name], codecs[name], row)
+        if by_name[name] is tables.Runs:
+            _checked(lines, check, row)
         try:
             db.exec_driver_sql(codecs[name].statement, codecs[name].bound(values))
         except (DBAPIError, OverflowError, ValueError) as error:
@@ -194,6 +199,13 @@ def _read(lines: _Lines, db: Connection) -> dict[str, int]:
     if row != {"rows": read.total()} or next(rows, None) is not None:
         raise lines.error(f"{read.total()} rows were read, but this line says {row['rows']!r}")
     return dict(read)
+
+
+def _checked(lines: _Lines, check: Callable[[Run], object], row: dict[str, Any]) -> None:
+    try:
+        check(Run(**{name: row[name] for name in Run.model_fields}))
+    except BadInput as error:
+        raise lines.error(f"runs: {error}") from None
 
 
 def _check_header(lines: _Lines, header: dict[str, Any]) -> None:

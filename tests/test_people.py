@@ -90,16 +90,17 @@ def test_no_update_before_its_people_have_labelled(tmp_path):
     small = ("episodes=12", "iterations=2", "learn.steps=2", "learn.batch=8", "evaluate=null")
     person = "labels.human={source: person, budget: 6, policy: expected_gain, double: 0}"
     loaded = Loaded.read(SCENARIOS / "arithmetic.yaml", (*small, person))
-    versions = []
+    versions, parked = [], []
     for _ in range(3):
         with Store.open(tmp_path / "store.sqlite", write=True) as store:
             experiment = Experiment("run", resolve(loaded), store, tmp_path, lambda *_: None)
             asyncio.run(experiment.go())
             versions.append([version.id for version in store.versions("run")])
+            parked.append(experiment.parked)
             marks = LabelBook.beside(store.url)
             for sheet in queue(store, marks, "run", "anna"):
                 answer(store, marks, "run", "anna", sheet.place, "wrong")
-    assert not experiment.parked
+    assert parked == [True, True, False]
     assert versions == [["tiny"], ["tiny", "learner-1"], ["tiny", "learner-1", "learner-2"]]
     with Store.open(tmp_path / "store.sqlite") as store:
         labels = store.labels("run")

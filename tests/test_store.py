@@ -34,8 +34,9 @@ from superalign.store import (
     Verdict,
     tables,
 )
+from superalign.store.access import BATCH_ROWS
 from superalign.store.records import digest
-from superalign.store.store import BATCH_ROWS, chain, transcript_hash
+from superalign.store.store import chain, transcript_hash
 from superalign.store.verify import verify
 
 TURN = Turn(

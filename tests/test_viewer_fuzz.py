@@ -1,11 +1,14 @@
 """Whatever is asked of the viewer, by its own OpenAPI description: never a server error."""
 
 import importlib.util
+from collections import Counter
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from starlette.testclient import TestClient
 
 from superalign.scenarios.viewer import create_app
@@ -28,29 +31,43 @@ def viewer(tmp_path_factory):
         yield browser
 
 
-def fuzz(viewer: TestClient, examples: int) -> dict[int, int]:
-    """Statuses of all answers, each operation asked `examples` times, three ways: anything at all,
-    known stores with anything else, and known episodes with anything else."""
-    found: dict[int, int] = {}
+def fuzz(viewer: TestClient, examples: int) -> Counter[int]:
+    """How many answers had each status. Every case of every route is asked three times: as it is,
+    of a store that is there, and of an episode that is there."""
+    found: Counter[int] = Counter()
     schema = schemathesis.openapi.from_dict(viewer.get("/openapi.json").json())
     for result in schema.get_all_operations():
-        operation = result.ok()
-        strategy = operation.as_strategy()
-
-        @settings(max_examples=examples, deadline=None, database=None, derandomize=True,
-                  suppress_health_check=list(HealthCheck))  # fmt: skip
-        @schemathesis.hypothesis.given(case=strategy) if False else _given(strategy)
-        def ask(case, operation=operation):
-            for parts, words in (({}, {}), (KNOWN, {}), (KNOWN, WORDS)):
-                names = {**(case.path_parameters or {}), **parts}
-                path = operation.path.format(**{k: _quoted(v) for k, v in names.items()})
-                query = {**(case.query or {}), **{k: v for k, v in words.items() if k in (case.query or {})}}
-                body = case.body if isinstance(case.body, dict) else None
-                answer = viewer.request(
-                    operation.method.upper(), path, params=query, data=body, headers=HERE
-                )
-                found[answer.status_code] = found.get(answer.status_code, 0) + 1
-                assert answer.status_code < 500, (operation.label, path, query, body)
-
-        ask()
+        asking(viewer, result.ok(), examples, found)()
     return found
+
+
+def asking(viewer: TestClient, operation: Any, examples: int, found: Counter[int]) -> Any:
+    quiet = list(HealthCheck)
+
+    @given(case=operation.as_strategy())
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=quiet)
+    def ask(case):
+        query, body = case.query or {}, case.body if isinstance(case.body, dict) else None
+        for parts, words in (({}, {}), (KNOWN, {}), (KNOWN, WORDS)):
+            path = operation.path
+            for name, value in {**(case.path_parameters or {}), **parts}.items():
+                path = path.replace(f"{{{name}}}", quote(str(value), safe=""))
+            asked = {**query, **{name: words[name] for name in query if name in words}}
+            answer = viewer.request(operation.method, path, params=asked, data=body, headers=HERE)
+            found[answer.status_code] += 1
+            assert answer.status_code < 500, (operation.label, path, asked, body, answer.text)
+
+    return ask
+
+
+def test_no_request_makes_a_server_error(viewer):
+    found = fuzz(viewer, 12)
+    assert found[200] > 30
+
+
+@pytest.mark.slow
+def test_no_request_of_ten_thousand_makes_a_server_error(viewer, capsys):
+    found = fuzz(viewer, 500)
+    with capsys.disabled():
+        print(f"\n{found.total()} requests: {dict(sorted(found.items()))}")
+    assert found.total() >= 10_000
