@@ -4,8 +4,8 @@
 
 A three-node graph, scripted models that answer at once, 1,000 episodes, 64 in flight. Arms, taken
 in turn within every repeat: bare LangGraph without any persistence; superalign with its journal on
-disk; the same with a store that writes nothing; LangGraph with its own SQLite checkpointer. Reported: the median over repeats of each
-repeat's ratio to bare LangGraph. Target: superalign at most 1.3.
+disk; the same with a store that writes nothing; LangGraph with its own SQLite checkpointer.
+Reported: the median over repeats of each repeat's ratio to bare LangGraph. Target: 1.3.
 """
 
 from __future__ import annotations

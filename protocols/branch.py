@@ -12,7 +12,7 @@ from superalign.store.errors import BadInput, Divergence
 from superalign.store.records import Episode, Score, digest
 from superalign.store.store import Entry
 
-from .replay import Difference, difference, plan_of
+from .replay import DIVERGED, Difference, difference, plan_of
 from .setting import Plan, Setting
 from .stage import Stage
 
@@ -30,7 +30,7 @@ class Rejudgement(Stage):
         try:
             return await super().play()
         except Divergence as found:
-            error = f"diverged at {found.turn}: {found.what}"
+            error = f"{DIVERGED}{found.turn}: {found.what}"
             episode = self.close(None, error, 0.0)
             self.divergence = difference(episode, found.turn, found.what, found)
             return episode

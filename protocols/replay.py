@@ -12,6 +12,10 @@ from .setting import Plan, Setting
 from .stage import Stage
 
 
+DIVERGED = "diverged at "
+"""How the error of a re-judgement begins in which another seat would have had to speak anew."""
+
+
 class Difference(Record):
     """Where a replay left the record. An episode stops at its first."""
 
@@ -32,11 +36,15 @@ async def replay(
         journal = setting.store.journal(episode.run, [episode.id])[episode.id]
     altered = next((entry.turn.key for entry in journal if not entry.intact), None)
     trusted = [entry._replace(intact=True) for entry in journal]  # to see what it changes
-    failed = episode.status == "failed"
+    error = episode.error or ""
+    diverged = error.startswith(DIVERGED)
+    failed = episode.status == "failed" and not diverged
     stage = Stage(setting, plan_of(episode), trusted, live=frozenset(), failed=failed)
     try:
         again = await stage.play()
     except Divergence as found:
+        if not altered and error.startswith(f"{DIVERGED}{found.turn}: "):
+            return None  # a re-judgement that ended just there
         what = f"{found.turn} {found.what}"
         if altered:
             return difference(episode, altered, f"altered after it was journalled: {what}", found)

@@ -201,6 +201,9 @@ def report_run(run: str, store_url: str | None) -> tuple[dict[str, Any], Path]:
     from .report import write_report
 
     with open_run(run, store_url) as (store, name, folder):
+        if folder.name != name:  # a branch lies in the store of its parent
+            folder = folder / name
+            folder.mkdir(exist_ok=True)
         return write_report(store, name, folder)
 
 

@@ -23,7 +23,7 @@ from .stored import RUNS, STORE
 PAUSE = 1.0
 """Seconds between two looks for new episodes."""
 
-RECENT = 3000
+RECENT = 1000
 """Newest turns among which episodes that are being played are looked for."""
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -97,12 +97,13 @@ WHERE e.rowid = :rowid
 """
 
 OPEN = """
-SELECT episode AS id, count(*) AS turns, max(at) AS at FROM (
-    SELECT run, episode, at FROM turns WHERE rowid > (SELECT max(rowid) FROM turns) - :recent) t
-WHERE run = :run
-  AND NOT EXISTS (SELECT 1 FROM episodes e WHERE e.run = t.run AND e.id = t.episode)
-GROUP BY episode ORDER BY at DESC LIMIT 20
+SELECT id, turns FROM (
+    SELECT episode AS id, count(*) AS turns, max(rowid) AS newest FROM turns
+    WHERE rowid > (SELECT max(rowid) FROM turns) - :recent AND +run = :run GROUP BY episode) t
+WHERE NOT EXISTS (SELECT 1 FROM episodes e WHERE e.run = :run AND e.id = t.id)
+ORDER BY newest DESC LIMIT 20
 """
+"""`+run` keeps SQLite from walking all turns of the run by their key."""
 
 
 def unended(store: Store, run: str, id: str, journal: Sequence[Entry]) -> Episode:

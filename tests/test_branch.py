@@ -115,6 +115,8 @@ async def test_where_another_seat_would_have_to_speak_it_fails_and_says_so(
     assert {e.status for e in ended} == {"failed"}
     assert all("this call was not recorded" in str(e.error) for e in ended)
     assert [d.turn for d in diverged] == ["0004:revise:0000/learner:00"] * 2
+    mute = setting(attacker=forbidden, learner=forbidden, critic=forbidden)
+    assert [await replay(mute, e) for e in store.episodes("again")] == [None, None]
     assert all(e.rewards == {} for e in ended)
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -259,7 +260,10 @@ def test_hostile_text_in_every_field_does_nothing(chromium, serve, tmp_path, cap
         base = store.run("run")
         for i, text in enumerate(PAYLOADS):
             viewed.put(store, viewed.episode("run", f"{i + 100:016x}", i + 100, text))
-            run = base.model_dump() | {"id": f"{names[i]} {text[:60]}", "reason": text}
+            run: dict[str, Any] = base.model_dump() | {
+                "id": f"{names[i]} {text[:60]}",
+                "reason": text,
+            }
             store.put_run(Run(**run))
             status = {"status": "failed", "verdict": None, "error": text, "rewards": {}}
             viewed.put(store, viewed.episode("run", f"{i + 300:016x}", i + 300, text, **status))

@@ -36,13 +36,16 @@ def fuzz(viewer: TestClient, examples: int) -> Counter[int]:
     of a store that is there, and of an episode that is there."""
     found: Counter[int] = Counter()
     schema = schemathesis.openapi.from_dict(viewer.get("/openapi.json").json())
-    for result in schema.get_all_operations():
-        asking(viewer, result.ok(), examples, found)()
+    results: Any = schema.get_all_operations()
+    for result in results:
+        operation = result.ok()
+        drawn = operation.path.endswith("/report")  # half a second each
+        asking(viewer, operation, min(examples, 40) if drawn else examples, found)()
     return found
 
 
 def asking(viewer: TestClient, operation: Any, examples: int, found: Counter[int]) -> Any:
-    quiet = list(HealthCheck)
+    quiet: list[Any] = list(HealthCheck)
 
     @given(case=operation.as_strategy())
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=quiet)
@@ -67,7 +70,7 @@ def test_no_request_makes_a_server_error(viewer):
 
 @pytest.mark.slow
 def test_no_request_of_ten_thousand_makes_a_server_error(viewer, capsys):
-    found = fuzz(viewer, 500)
+    found = fuzz(viewer, 600)
     with capsys.disabled():
         print(f"\n{found.total()} requests: {dict(sorted(found.items()))}")
     assert found.total() >= 10_000

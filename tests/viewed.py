@@ -1,6 +1,7 @@
 """A store for the viewer's tests: every table that its pages read, with text of one's choice."""
 
 from pathlib import Path
+from typing import Any
 
 from superalign.scenarios.labelling import label_case
 from superalign.store import (
@@ -41,7 +42,12 @@ def fill(folder: Path, n: int = 3, text: str = "2+2=4;4", run: str = "run", **mo
         "seed": 0,
     }
     with Store.open(path, write=True) as store:
-        common = {"scenario": scenario, "origin": text, "protocol_hash": "", "version": text}
+        common: dict[str, Any] = {
+            "scenario": scenario,
+            "origin": text,
+            "protocol_hash": "",
+            "version": text,
+        }
         store.put_run(Run(id=run, **common))
         branch = Run(id=f"{run}-fork-1", parent=run, author=text, reason=text, **common)
         store.put_run(branch)
@@ -49,11 +55,11 @@ def fill(folder: Path, n: int = 3, text: str = "2+2=4;4", run: str = "run", **mo
             put(store, episode(run, f"{i:016x}", i, text, **more))
         parent = f"{run}/{0:016x}"
         put(store, episode(branch.id, "f" * 16, 0, text + "!", parent=parent, fork=ANSWER))
-        first = {"run": run, "episode": f"{0:016x}"}
+        first: dict[str, Any] = {"run": run, "episode": f"{0:016x}"}
         verdict = Verdict(value=text, seat="critic")
         store.put_scores([Score(**first, name="again", author=text, reason=text, verdict=verdict)])
-        said = {"correct": True, "source": "human", "author": text, "why": "audit", "note": text}
-        store.put_labels([Label(**first, turn=ANSWER, **said)])
+        said: dict[str, Any] = {"source": "human", "author": text, "why": "audit", "note": text}
+        store.put_labels([Label(**first, turn=ANSWER, correct=True, **said)])
         shown = next(store.episodes(run, ids=[f"{n - 1:016x}"]))
         case, messages = label_case(shown, shown.turn(ANSWER), "random")
         for message in messages:
