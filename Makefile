@@ -39,10 +39,13 @@ check: $(VENV)/.installed ## lint, types, layers
 experiment: $(VENV)/.installed ## three seeds, four arms: the table in docs/experiments.md
 	$(BIN)/python benchmarks/experiment.py
 
-bench: $(VENV)/.installed ## overhead, engine, start-up and viewer: docs/benchmarks.md
+bench: $(VENV)/.installed ## every table of docs/benchmarks.md
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/rejudge.py
+	$(BIN)/python benchmarks/nyu.py
+	$(BIN)/python benchmarks/bitflips.py
 	$(BIN)/python benchmarks/viewer.py
 
 schema: $(VENV)/.installed ## write the JSON schema of scenario files
