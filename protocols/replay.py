@@ -11,7 +11,6 @@ from superalign.store.store import Entry, chain
 from .setting import Plan, Setting
 from .stage import Stage
 
-
 DIVERGED = "diverged at "
 """How the error of a re-judgement begins in which another seat would have had to speak anew."""
 
