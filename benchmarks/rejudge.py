@@ -31,8 +31,9 @@ from typing import Any
 
 from superalign.agents import Agent, Ask, Dialect, Request, Sampling, Scripted, View, chat, view
 from superalign.protocols import Context, Protocol, State, load_protocol
-from superalign.protocols.branch import rejudgements
+from superalign.protocols.branch import Rejudgement, rejudgements
 from superalign.protocols.kernel import play_all, run_many
+from superalign.protocols.replay import Difference
 from superalign.protocols.setting import Plan, Setting
 from superalign.store import Episode, Message, Question, Run, Store, Task, Turn
 
@@ -99,20 +100,22 @@ async def record(path: Path, shares: dict[str, int]) -> None:
             await run_many(setting(name, store), plans(name, episodes), lambda e: None, CONCURRENCY)
 
 
-async def rejudge(store: Store, name: str, run: str, of: Callable[[Episode], Setting]) -> list[Any]:
+async def rejudge(
+    store: Store, name: str, run: str, of: Callable[[Episode], Setting]
+) -> list[Difference]:
     """Judge a run again as `superalign rejudge` does; what diverged."""
     put_run(store, run, name)
-    stages, divergences = [], []
+    begun: dict[str, Rejudgement] = {}
+    divergences: list[Difference] = []
 
-    def watched() -> Iterator[Any]:
+    def watched() -> Iterator[Rejudgement]:
         for stage in rejudgements(store.load(name), run, "critic", of):
-            stages.append(stage)
+            begun[stage.id] = stage
             yield stage
 
     def on_end(episode: Episode) -> None:
-        ended = next(i for i, stage in enumerate(stages) if stage.id == episode.id)
-        if (found := stages.pop(ended).divergence) is not None:
-            divergences.append(found)
+        if (divergence := begun.pop(episode.id).divergence) is not None:
+            divergences.append(divergence)
 
     await play_all(store, watched(), on_end, CONCURRENCY)
     return divergences

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import count
@@ -13,7 +13,14 @@ from typing import Any
 
 import superalign
 from superalign.agents import Model
-from superalign.protocols.branch import fork, fork_point, rejudgements, rescore, score_of
+from superalign.protocols.branch import (
+    Rejudgement,
+    fork,
+    fork_point,
+    rejudgements,
+    rescore,
+    score_of,
+)
 from superalign.protocols.kernel import play_all
 from superalign.protocols.replay import Difference
 from superalign.protocols.setting import Setting
@@ -150,7 +157,8 @@ def rejudge_run(
 async def _rejudge(
     work: Branching, resolved: Resolved, branch: str, seat: str, told: Told
 ) -> list[Difference]:
-    store, found, total = work.store, [], work.store.count(work.origin.id)
+    store, total = work.store, work.store.count(work.origin.id)
+    found: list[Difference] = []
     setting_of, open_ones = work.settings(resolved, branch), store.unfinished(branch)
     over = {parent_id(e) for e in store.episodes(branch)}
     done = count(len(over) + 1)
@@ -162,19 +170,18 @@ async def _rejudge(
         lambda id: store.journal(branch, [id])[id] if id in open_ones else (),
     )
 
-    def watched() -> Iterable[Any]:
+    begun: dict[str, Rejudgement] = {}
+
+    def watched() -> Iterator[Rejudgement]:
         for stage in stages:
-            begun.append(stage)
+            begun[stage.id] = stage
             yield stage
 
     def on_end(episode: Episode) -> None:
         told(next(done), total)
-        for stage in [s for s in begun if s.id == episode.id]:
-            begun.remove(stage)
-            if stage.divergence is not None:
-                found.append(stage.divergence)
+        if (divergence := begun.pop(episode.id).divergence) is not None:
+            found.append(divergence)
 
-    begun: list[Any] = []
     try:
         await play_all(store, watched(), on_end, resolved.loaded.scenario.concurrency)
     finally:
