@@ -221,19 +221,21 @@ class Stage:
                 raise
             error = "the model gave this call up"  # nobody cancelled it
         turn = _turn(key, agent, request, completion, error, time.perf_counter() - started)
-        for message, hashed in zip(request.messages, turn.messages, strict=True):
-            self.setting.store.put_message(message, hashed)
+        self._keep(request.messages, turn.messages)
         self.turns[key] = turn
         self.hashes[key] = self.setting.store.put_turn(self.plan.run, self.id, turn)
         if error is not None:
             raise ModelError(error)
         return turn
 
+    def _keep(self, messages: tuple[Message, ...], hashes: tuple[str, ...]) -> None:
+        for message, hashed in zip(messages, hashes, strict=True):
+            self.setting.store.put_message(message, hashed)
+
     async def _wait(self, key: str, request: Request) -> None:
         """Store the case that waits for a person, and wait until the episode is parked."""
         hashes = tuple(message.hash for message in request.messages)
-        for message, hashed in zip(request.messages, hashes, strict=True):
-            self.setting.store.put_message(message, hashed)
+        self._keep(request.messages, hashes)
         case = Case(
             run=self.plan.run,
             episode=self.id,

@@ -15,6 +15,7 @@ import superalign
 from superalign.agents import Model
 from superalign.protocols.branch import (
     Rejudgement,
+    branch_of,
     fork,
     fork_point,
     rejudgements,
@@ -24,7 +25,7 @@ from superalign.protocols.branch import (
 from superalign.protocols.kernel import play_all
 from superalign.protocols.replay import Difference
 from superalign.protocols.setting import Setting
-from superalign.store import BadInput, Episode, Run, Store, Turn
+from superalign.store import BadInput, Episode, Run, Score, Store, Turn
 
 from .resolve import Resolved, build_cast, build_models, people_of, resolve
 from .scenario import Loaded
@@ -150,7 +151,7 @@ def rejudge_run(
             "episodes": store.count(branch),
             "failed": store.count(branch, "failed"),
             "divergences": [difference.model_dump() for difference in found],
-            **_changes(store, name, branch),
+            **_changes(store, name, fresh),
         }
 
 
@@ -193,10 +194,10 @@ def parent_id(episode: Episode) -> str:
     return (episode.parent or "").rpartition("/")[2]
 
 
-def _changes(store: Store, run: str, branch: str) -> dict[str, Any]:
+def _changes(store: Store, run: str, scores: Iterable[Score]) -> dict[str, Any]:
     """How many verdicts the other judge changed, over episodes that both could judge."""
     old = {e.id: e.verdict for e in store.episodes(run) if e.status == "done"}
-    new = {parent_id(e): e.verdict for e in store.episodes(branch) if e.status == "done"}
+    new = {score.episode: score.verdict for score in scores if score.error is None}
     both = [(old[i], new[i]) for i in old.keys() & new.keys()]
     changed = sum(a.value != b.value for a, b in both if a and b)
     return {"both": len(both), "changed": changed}
@@ -225,9 +226,9 @@ def fork_episode(
             ended: list[Episode] = []
             setting = work.settings(resolved, branch)(episode)
             try:
-                stage = fork(setting, episode, journal, at, branch)
-                own = store.journal(branch, [stage.id])[stage.id]
-                stage = fork(setting, episode, journal, at, branch, own)
+                id = branch_of(episode, branch, at).id or ""
+                known = store.journal(branch, [id])[id]
+                stage = fork(setting, episode, journal, at, branch, known)
                 await play_all(store, [stage], ended.append, 1)
             finally:
                 await work.close()

@@ -20,7 +20,7 @@ def show_episode(
     with Store.open(url) as store:
         episode = next(store.episodes(run, ids=[episode_id]))
         if as_seat is None:
-            scores = [s for s in store.scores(run) if s.episode == episode_id]
+            scores = store.scores(run, episode_id)
             branches = store.branches(episode.ref)
             told = [_transcript(episode), *map(_later, scores)]
             told += [f"branch: {ref}" for ref in branches]

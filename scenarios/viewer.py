@@ -244,7 +244,7 @@ def _episodes(
 def _episode(shelf: Shelf, run: str, id: str, as_seat: str) -> Response:
     episode, journal = shelf.episode(run, id)
     stored, folder = shelf.store.run(run), shelf.path.parent
-    labels = shelf.labels(run, id)
+    labels = shelf.store.labels(run, id)
     facts = episode_facts(episode, stored, labels, shelf.store, folder)
     if as_seat and as_seat not in facts["seats"]:
         raise BadInput(f"as={as_seat}: no such seat; there are {', '.join(facts['seats'])}")
@@ -255,9 +255,9 @@ def _episode(shelf: Shelf, run: str, id: str, as_seat: str) -> Response:
         svg=Markup(facts.pop("graph")),
         as_seat=as_seat,
         seen=seen_by(episode, as_seat, shelf.store) if as_seat else [],
-        scores=shelf.scores(run, id),
+        scores=shelf.store.scores(run, id),
         forks=shelf.lines(shelf.index.forks(episode.ref)),
-        waiting=[case for case in shelf.cases(run, id) if case.kind != "label"],
+        waiting=[case for case in shelf.store.cases(run, id) if case.kind != "label"],
         altered=[entry.turn.key for entry in journal if not entry.intact],
         **facts,
     )

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import text
-from sqlmodel import SQLModel
 
-from superalign.store import BadInput, Case, Episode, Label, Score, Store, StoreError, tables
-from superalign.store.database import Codec, core
+from superalign.store import BadInput, Episode, Store, StoreError
 from superalign.store.records import Record
 from superalign.store.store import Entry
 
@@ -63,26 +61,6 @@ class Shelf:
         if not journal:
             raise BadInput(f"{run}/{id}: no such episode")
         return unended(self.store, run, id, journal), journal
-
-    def scores(self, run: str, id: str) -> list[Score]:
-        found = self._of(Score, tables.Scores, run, id)
-        return sorted(found, key=lambda score: score.at)
-
-    def labels(self, run: str, id: str) -> list[Label]:
-        return self._of(Label, tables.Labels, run, id)
-
-    def cases(self, run: str, id: str) -> list[Case]:
-        return self._of(Case, tables.Cases, run, id)
-
-    def _of(
-        self, record: type[AnyRecord], table: type[SQLModel], run: str, id: str
-    ) -> list[AnyRecord]:
-        """The records of one episode."""
-        columns = core(table).c
-        rows = self.store.raw(table, columns.run == run, columns.episode == id)
-        with self.store.connect() as db:
-            unpack = Codec(core(table), db.dialect).unpack
-        return [record(**{name: unpack(row)[name] for name in record.model_fields}) for row in rows]
 
 
 LINE = """

@@ -224,18 +224,18 @@ class Store(Access):
         with self.connect() as db:
             return sorted(f"{run}/{id}" for run, id in db.execute(query))
 
-    def labels(self, run: str) -> list[Label]:
-        return self._records(Label, tables.Labels, core(tables.Labels).c.run == run)
+    def labels(self, run: str, episode: str | None = None) -> list[Label]:
+        return self._records(Label, tables.Labels, *self._in_episode(tables.Labels, run, episode))
 
-    def scores(self, run: str) -> list[Score]:
-        """Later judgements of a run's episodes, the oldest first."""
-        columns = core(tables.Scores).c
-        return self._records(Score, tables.Scores, columns.run == run, order=columns.at)
+    def scores(self, run: str, episode: str | None = None) -> list[Score]:
+        """Later judgements of a run's episodes, or of one, the oldest first."""
+        where = self._in_episode(tables.Scores, run, episode)
+        return self._records(Score, tables.Scores, *where, order=core(tables.Scores).c.at)
 
-    def cases(self, run: str) -> list[Case]:
-        """What waits for a person or once did, the oldest first."""
-        columns = core(tables.Cases).c
-        return self._records(Case, tables.Cases, columns.run == run, order=columns.at)
+    def cases(self, run: str, episode: str | None = None) -> list[Case]:
+        """What waits for a person or once did, in a run or in one episode, the oldest first."""
+        where = self._in_episode(tables.Cases, run, episode)
+        return self._records(Case, tables.Cases, *where, order=core(tables.Cases).c.at)
 
     def retractions(self, run: str) -> list[Retraction]:
         return self._records(Retraction, tables.Retractions, core(tables.Retractions).c.run == run)
@@ -259,6 +259,11 @@ class Store(Access):
         where = self._in_iteration(tables.Evaluations, run, iteration)
         order = core(tables.Evaluations).c.item
         return self._records(Evaluation, tables.Evaluations, *where, order=order)
+
+    def _in_episode(self, table: type[SQLModel], run: str, episode: str | None) -> list[Any]:
+        columns = core(table).c
+        where = [columns.run == run]
+        return where if episode is None else [*where, columns.episode == episode]
 
     def _in_iteration(self, table: type[SQLModel], run: str, iteration: int | None) -> list[Any]:
         columns = core(table).c
