@@ -2,7 +2,7 @@
 
 from .agent import Agent, clean, view
 from .dialects import TAGS, Dialect, chat, plain, tags
-from .model import Ask, Completion, Model, Request, Sampling, View, Waits
+from .model import Ask, Completion, Model, Request, Sampling, View, Waits, complete
 from .parse import parse_choice, parse_fault
 from .scripted import Scripted, recording
 
@@ -20,6 +20,7 @@ __all__ = [
     "Waits",
     "chat",
     "clean",
+    "complete",
     "parse_choice",
     "parse_fault",
     "plain",

@@ -5,6 +5,7 @@ These live for one call and are never stored as they are, so they are plain tupl
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -85,6 +86,14 @@ class Model(Protocol):
     name: str
     dialect: Dialect
 
-    async def generate(self, request: Request) -> Completion: ...
+    def generate(self, request: Request) -> Completion | Awaitable[Completion]:
+        """The answer, or an awaitable where it must be waited for."""
+        ...
 
     async def close(self) -> None: ...
+
+
+async def complete(model: Model, request: Request) -> Completion:
+    """What a model answers, waited for where it must be."""
+    reply = model.generate(request)
+    return reply if isinstance(reply, Completion) else await reply

@@ -28,11 +28,16 @@ class Scripted:
         self.dialect = dialect
         self._script = script
 
-    async def generate(self, request: Request) -> Completion:
+    def generate(self, request: Request) -> Completion | Awaitable[Completion]:
         if not callable(self._script):
             return Completion(text=self._script[request.nth % len(self._script)])
         reply = self._script(request)
-        said = await reply if inspect.isawaitable(reply) else reply
+        return self._later(reply) if inspect.isawaitable(reply) else self._completion(reply)
+
+    async def _later(self, reply: Awaitable[Reply]) -> Completion:
+        return self._completion(await reply)
+
+    def _completion(self, said: Reply) -> Completion:
         if isinstance(said, Completion):
             return said
         if not isinstance(said, str):

@@ -28,7 +28,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 
-from superalign.agents import Agent, Request, Sampling, Scripted, View
+from superalign.agents import Agent, Request, Sampling, Scripted, View, complete
 from superalign.protocols import Ask, Context, State, Update, Verdict, protocol
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Plan, Setting
@@ -110,8 +110,8 @@ def bare_graph() -> StateGraph[State]:
 
     def node(seat: str) -> Any:
         async def speak(state: State) -> dict[str, Any]:
-            text = (await model.generate(request)).text
-            return {"turns": [{"seat": seat, "text": text}], "verdict": "ok"}
+            said = await complete(model, request)
+            return {"turns": [{"seat": seat, "text": said.text}], "verdict": "ok"}
 
         return speak
 

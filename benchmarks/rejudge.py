@@ -29,7 +29,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from superalign.agents import Agent, Ask, Dialect, Request, Sampling, Scripted, View, chat, view
+from superalign.agents import (
+    Agent,
+    Ask,
+    Dialect,
+    Request,
+    Sampling,
+    Scripted,
+    View,
+    chat,
+    complete,
+    view,
+)
 from superalign.protocols import Context, Protocol, State, load_protocol
 from superalign.protocols.branch import Rejudgement, rejudgements
 from superalign.protocols.kernel import play_all, run_many
@@ -131,7 +142,7 @@ class BareSeat:
         seen = view(self.name, state["question"], None, ask)
         seed = self.seed * 1000 + next(self.numbers)
         request = Request((), SAMPLING, seed, "", seen, "", 0)
-        text = (await MODEL.generate(request)).text
+        text = (await complete(MODEL, request)).text
         name = f"{self.name}:{seed}:{key or 0:>02}"
         return Turn(
             key=name, seat=self.name, kind=ask.kind, text=text, policy="", messages=(),

@@ -99,7 +99,7 @@ class Rehearsal(Stage):
                 self.writers.update(deciding)
         return final
 
-    async def live_call(self, key: str, agent: Agent, request: Request) -> Turn:
+    async def ask(self, key: str, agent: Agent, request: Request) -> Turn:
         shown = "\n".join(f"{m.role} {m.content}" for m in request.messages)
         seat, node = request.view.seat, key.split("/")[-2].split(":")[1]
         for canary, allowed in self.secrets.items():
@@ -107,7 +107,7 @@ class Rehearsal(Stage):
                 owner = f"only {', '.join(allowed)} may see it" if allowed else "no seat may see it"
                 what = f"{canary.rsplit('-', 1)[0]} reached {seat}; {owner}"
                 self.problems.append(_problem("leak", node, what))
-        turn = await super().live_call(key, agent, request)
+        turn = await super().ask(key, agent, request)
         if turn.visible_to is not None and turn.text.startswith("a turn of "):
             self.secrets[turn.text.splitlines()[0]] = tuple(dict.fromkeys((*turn.visible_to, seat)))
         return turn

@@ -57,7 +57,10 @@ async def play_all(
             news.clear()
             batch = ended.copy()
             ended.clear()
-            await store.committed()
+            if all(worker.done() for worker in workers):
+                store.flush()  # nobody plays any more: do not wait for company
+            else:
+                await store.committed()
             for episode in batch:
                 on_end(episode)
 

@@ -70,7 +70,7 @@ def _compare(
             return Difference(episode=before.ref, turn=altered or last, what=what, diff=diff)
     if altered:
         return Difference(episode=before.ref, turn=altered, what="altered after it was journalled")
-    if chain(before, [entry.record_hash for entry in journal]) != before.chain:
+    if chain(vars(before), [entry.record_hash for entry in journal]) != before.chain:
         what = "turns are missing or were added, or the episode was changed"
         return Difference(episode=before.ref, turn=last, what=what)
     if after.transcript_hash != before.transcript_hash:

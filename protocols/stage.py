@@ -21,7 +21,7 @@ import contextlib
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from difflib import unified_diff
 from typing import Any
 
@@ -162,10 +162,9 @@ class Stage:
             critiques=tuple(sorted(final["critiques"], key=in_order)) if final else (),
             **self._judge(question, turns) if final else {},
         )
-        if final is not None:
-            episode = episode.model_copy(update={"rewards": setting.protocol.earned(episode)})
-        link = chain(episode, [self.hashes[key] for key in keys])
-        return episode.model_copy(update={"chain": link})
+        rewards = setting.protocol.earned(episode) if final else {}
+        link = chain({**vars(episode), "rewards": rewards}, [self.hashes[key] for key in keys])
+        return episode.model_copy(update={"rewards": rewards, "chain": link})
 
     def _judge(self, question: Question, turns: tuple[Turn, ...]) -> dict[str, Any]:
         """Join the truth, which no seat has seen, to what was said."""
@@ -205,12 +204,38 @@ class Stage:
                 await asyncio.wait_for(self.over.wait(), PATIENCE)
         raise Divergence(key, "this call was not recorded")
 
-    async def live_call(self, key: str, agent: Agent, request: Request) -> Turn:
-        """Ask the model and journal what it said, or that it failed."""
+    async def ask(self, key: str, agent: Agent, request: Request) -> Turn:
+        """What a model says, journalled: once, however often the node that asks is tried.
+
+        A model that must be waited for has a task of its own, which outlives the node that asked.
+        """
+        if key in self.turns:
+            return self.turns[key]
+        if key not in self.calls:
+            started = time.perf_counter()
+            try:
+                reply = agent.model.generate(request)
+            except Exception as raised:
+                return self._journal(key, agent, request, None, describe(raised), started)
+            if isinstance(reply, Completion):
+                turn = self._journal(key, agent, request, reply, None, started)
+                await asyncio.sleep(0)  # two calls at once must look so to their seat
+                return turn
+            call = self._listen(key, agent, request, reply, started)
+            self.calls[key] = asyncio.create_task(call)
+        return await asyncio.shield(self.calls[key])
+
+    async def _listen(
+        self,
+        key: str,
+        agent: Agent,
+        request: Request,
+        reply: Awaitable[Completion],
+        started: float,
+    ) -> Turn:
         error, completion = None, None
-        started = time.perf_counter()
         try:
-            completion = await agent.model.generate(request)
+            completion = await reply
         except Waits:
             await self._wait(key, request)
         except Exception as raised:
@@ -220,12 +245,21 @@ class Stage:
             if task is None or task.cancelling():
                 raise
             error = "the model gave this call up"  # nobody cancelled it
+        return self._journal(key, agent, request, completion, error, started)
+
+    def _journal(
+        self,
+        key: str,
+        agent: Agent,
+        request: Request,
+        completion: Completion | None,
+        error: str | None,
+        started: float,
+    ) -> Turn:
         turn = _turn(key, agent, request, completion, error, time.perf_counter() - started)
         self._keep(request.messages, turn.messages)
         self.turns[key] = turn
         self.hashes[key] = self.setting.store.put_turn(self.plan.run, self.id, turn)
-        if error is not None:
-            raise ModelError(error)
         return turn
 
     def _keep(self, messages: tuple[Message, ...], hashes: tuple[str, ...]) -> None:
@@ -304,24 +338,22 @@ class Seat:
             return self._recall(stage, stage.known[key], messages)
         if stage.live is not None and self.name not in stage.live:
             await stage.unrecorded(key)
-        again = key in stage.calls  # a node that is tried again gets the same answers
-        if not again:
-            request = Request(
-                messages=messages,
-                sampling=agent.sampling,
-                seed=call_seed(plan.seed, key, plan.salt),
-                policy=agent.policy,
-                view=shown,
-                episode=stage.id,
-                key=key,
-                nth=stage.nth[key],
-                task=plan.task.key,
-            )
-            stage.calls[key] = asyncio.create_task(stage.live_call(key, agent, request))
-        turn = await asyncio.shield(stage.calls[key])
+        again = key in stage.turns or key in stage.calls
+        request = Request(
+            messages=messages,
+            sampling=agent.sampling,
+            seed=call_seed(plan.seed, key, plan.salt),
+            policy=agent.policy,
+            view=shown,
+            episode=stage.id,
+            key=key,
+            nth=stage.nth[key],
+            task=plan.task.key,
+        )
+        turn = await stage.ask(key, agent, request)
         if again and turn.messages != tuple(message.hash for message in messages):
             raise ProtocolError(f"{key} was asked something else when its node was tried again")
-        return turn
+        return said(turn)
 
     def _recall(self, stage: Stage, entry: Entry, messages: tuple[Message, ...]) -> Turn:
         """A journalled answer, if it was given to the very messages that are asked now."""
@@ -336,9 +368,7 @@ class Seat:
             drawn = f"-{known.sampling}\n+{vars(self._agent.sampling)}"
             raise Divergence(known.key, "was drawn otherwise", f"--- recorded\n+++ now\n{drawn}")
         stage.take_over(entry)
-        if known.error is not None:
-            raise ModelError(known.error)
-        return known
+        return said(known)
 
 
 def _turn(
@@ -373,6 +403,13 @@ def _turn(
         seconds=seconds,
         at=time.time(),
     )
+
+
+def said(turn: Turn) -> Turn:
+    """The turn, unless the model failed: then ModelError."""
+    if turn.error is not None:
+        raise ModelError(turn.error)
+    return turn
 
 
 def describe(error: Exception) -> str:

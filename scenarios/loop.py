@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import superalign
-from superalign.agents import Ask, Model, Request, Sampling, view
+from superalign.agents import Ask, Model, Request, Sampling, complete, view
 from superalign.learners import LEARNERS, FlipRates, measure_flips
 from superalign.learners.rows import rows as rows_of
 from superalign.protocols.kernel import run_many
@@ -362,7 +362,7 @@ class Experiment:
                 nth=0,
                 task=task.key,
             )
-            completion = await model.generate(request)
+            completion = await complete(model, request)
             done += 1
             if done % 100 == 0 or done == len(tasks):
                 self.progress("evaluate", iteration, done, len(tasks), {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, func, select
@@ -277,10 +277,10 @@ def transcript_hash(turns: Iterable[Turn], verdict: Verdict | None, error: str |
     return digest(said, (verdict.value, verdict.seat) if verdict else None, error)
 
 
-def chain(episode: Episode, record_hashes: Sequence[str]) -> str:
-    """Over an episode's own fields with verdict and critiques, then over the record hashes of
+def chain(episode: Mapping[str, Any], record_hashes: Sequence[str]) -> str:
+    """Over the fields of an episode with verdict and critiques, then over the record hashes of
     its turns in key order, and how many there are."""
-    own = {name: value for name, value in vars(episode).items() if name not in ("turns", "chain")}
+    own = {name: value for name, value in episode.items() if name not in ("turns", "chain")}
     return digest(own, *record_hashes, len(record_hashes))
 
 

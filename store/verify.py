@@ -86,7 +86,7 @@ def _batch(store: Store, run: str, ids: list[str]) -> Iterator[Damage]:
 
 def _episode(episode: Episode, journal: list[Entry]) -> Iterator[Damage]:
     hashes = [str(entry.record_hash) for entry in journal]  # a damaged one may be bytes
-    if chain(episode, hashes) != episode.chain:
+    if chain(vars(episode), hashes) != episode.chain:
         what = "turns are missing or were added, or one of them or a column was changed"
         yield Damage(record=episode.ref, what=what)
     if transcript_hash(episode.turns, episode.verdict, episode.error) != episode.transcript_hash:

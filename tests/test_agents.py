@@ -16,6 +16,7 @@ from superalign.agents import (
     Scripted,
     View,
     chat,
+    complete,
     parse_choice,
     parse_fault,
     recording,
@@ -253,7 +254,7 @@ def test_long_replies_are_read_at_once(text):
 
 
 async def said(model: Scripted, *requests: Request) -> list[str]:
-    return [(await model.generate(one)).text for one in requests]
+    return [(await complete(model, one)).text for one in requests]
 
 
 async def test_a_list_is_played_in_order_and_from_its_start_again():
@@ -283,7 +284,7 @@ async def test_a_recording_plays_what_was_said_on_the_topic():
 async def test_a_recording_that_has_ended_is_an_error(where):
     model = recording({("t/1", "learner"): ("a", "b")})
     with pytest.raises(ModelError, match=r"\d replies of \w+ are recorded for"):
-        await model.generate(request(**where))
+        await complete(model, request(**where))
 
 
 def test_an_empty_script_is_refused():

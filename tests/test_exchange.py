@@ -60,7 +60,7 @@ def put(store, make, run="run", id="e1", text="4", **more):
     e = make.episode(answer, said, id=id, run=run, transcript_hash=hashed, **{**told, **more})
     store.put_message(asked, asked.hash)
     hashes = [store.put_turn(run, id, turn) for turn in e.turns]
-    store.put_episode(e.model_copy(update={"chain": chain(e, hashes)}))
+    store.put_episode(e.model_copy(update={"chain": chain(vars(e), hashes)}))
     store.flush()
     return e
 

@@ -253,10 +253,10 @@ def counted(setting, make):
     def counting(model):
         generate = model.generate
 
-        async def count(request):
+        def count(request):
             model.calls += 1
             model.asked[request.episode, request.seed] += 1
-            return await generate(request)
+            return generate(request)
 
         return count
 

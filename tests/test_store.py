@@ -129,7 +129,7 @@ def write(store: Store, episode: Episode = EPISODE) -> Episode:
     said = transcript_hash(episode.turns, episode.verdict, episode.error)
     episode = episode.model_copy(update={"transcript_hash": said})
     hashes = [store.put_turn(episode.run, episode.id, turn) for turn in episode.turns]
-    episode = episode.model_copy(update={"chain": chain(episode, hashes)})
+    episode = episode.model_copy(update={"chain": chain(vars(episode), hashes)})
     store.put_episode(episode)
     store.flush()
     return episode
