@@ -36,5 +36,15 @@ def view(seat: str, question: Question, private: str | None, ask: Ask) -> View:
 
 def clean(text: str) -> tuple[str, bool]:
     """Text that every store can hold, and whether it had to be changed."""
-    cleaned = UNSTORABLE.sub("\ufffd", text)
-    return cleaned, cleaned != text
+    if storable(text):
+        return text, False
+    return UNSTORABLE.sub("\ufffd", text), True
+
+
+def storable(text: str) -> bool:
+    """Whether it holds neither NUL nor a lone surrogate. Much faster than the pattern."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text

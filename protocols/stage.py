@@ -67,7 +67,7 @@ class Stage:
         """`journal` is its own, `past` what it takes over from its parent; `live` are the seats
         whose unknown calls go to a model, None for all; `failed`: the record says it failed."""
         self.setting, self.plan, self.live, self.failed = setting, plan, live, failed
-        self.id = setting.episode_id(plan)
+        self.id, self.task_key = setting.episode_id(plan), plan.task.key
         own = {entry.turn.key: entry for entry in journal}
         self.known = {**{entry.turn.key: entry for entry in past}, **own}
         self.hashes = {key: entry.record_hash for key, entry in own.items()}
@@ -348,7 +348,7 @@ class Seat:
             episode=stage.id,
             key=key,
             nth=stage.nth[key],
-            task=plan.task.key,
+            task=stage.task_key,
         )
         turn = await stage.ask(key, agent, request)
         if again and turn.messages != tuple(message.hash for message in messages):

@@ -18,7 +18,7 @@ from .errors import StoreError
 from .records import Record
 
 BATCH_ROWS = 512
-BATCH_SECONDS = 0.02
+BATCH_SECONDS = 0.05
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -61,7 +61,7 @@ class Access:
     # Writing: everything is put in order and committed in groups.
 
     def put(self, table: type[SQLModel], row: Mapping[str, Any]) -> str:
-        """Queue a row, on disk when `committed()` returns or within 20 ms; gives its hash.
+        """Queue a row, on disk when `committed()` returns or within 50 ms; gives its hash.
 
         Rows put between two awaits reach the disk together.
         """

@@ -53,6 +53,6 @@ def test_a_kill_damages_nothing(crashed):
 
 
 def test_no_call_is_made_twice_but_those_in_flight_and_not_yet_committed(crashed):
-    """16 episodes in flight, four calls of each at once, and what comes in the 20 ms of a group."""
+    """16 episodes in flight, four calls of each at once, and what comes in the 50 ms of a group."""
     _, facts = crashed
     assert facts["calls"] - facts["turns"] <= facts["kills"] * (16 * 4 + 128)
