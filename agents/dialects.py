@@ -73,8 +73,15 @@ class Chat:
 
 
 def _parts(view: View) -> list[tuple[str, str]]:
-    """All that is shown, each part under the name that English has for it."""
-    parts = [(t.kind, t.text) for t in view.ask.about]
+    """All that is shown, each part under the name that English has for it. A turn is named by its
+    seat too where several have spoken: who judges one answer need not know whose it is."""
+    several = len({turn.seat for turn in view.ask.about}) > 1
+    parts = [
+        (f"{turn.kind} of {turn.seat}" if several else turn.kind, turn.text)
+        for turn in view.ask.about
+    ]
+    if view.ask.side:
+        parts.insert(0, ("the answer that you argue for", view.ask.side))
     if view.private is not None:
         parts.insert(0, ("private note, for you alone", view.private))
     if view.question.text:
@@ -101,6 +108,8 @@ class Tags:
         if view.private is not None:
             parts.append(("private", view.private))
         parts += [("choice", choice) for choice in view.question.choices]
+        if ask.side:
+            parts.append(("side", ask.side))
         parts += [(turn.kind, turn.text) for turn in ask.about]
         return tuple(Message(role=tag, content=text) for tag, text in [*parts, (ask.kind, "")])
 

@@ -34,6 +34,8 @@ class Ask(NamedTuple):
     """One plain English sentence for chat models; tagged dialects need only `kind`."""
     visible_to: tuple[str, ...] | None = None
     """Who may be shown the answer; None means every seat."""
+    side: str = ""
+    """The choice that this seat is to argue for. Only this call is told."""
 
 
 class View(NamedTuple):

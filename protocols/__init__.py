@@ -4,6 +4,8 @@ from superalign.agents import Ask, parse_choice, parse_fault
 from superalign.store import Critique, Episode, Question, Turn, Unreadable, Verdict
 
 from .calls import inside
+from .judging import decision, judged, truthful, won
+from .nest import nest
 from .protocol import Protocol, load_protocol, protocol, shipped
 from .state import Context, State, Update
 
@@ -19,10 +21,15 @@ __all__ = [
     "Unreadable",
     "Update",
     "Verdict",
+    "decision",
     "inside",
+    "judged",
     "load_protocol",
+    "nest",
     "parse_choice",
     "parse_fault",
     "protocol",
     "shipped",
+    "truthful",
+    "won",
 ]

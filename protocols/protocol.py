@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +17,14 @@ from langgraph.graph import StateGraph
 from pydantic import ConfigDict, create_model
 
 from superalign.store.errors import BadInput
-from superalign.store.records import Episode, digest
+from superalign.store.records import Episode, Message, Row, Turn, digest
 
 Build = Callable[..., StateGraph[Any, Any]]
 Score = Callable[[Episode], Mapping[str, float | None]]
+PromptOf = Callable[[Turn], tuple[Message, ...]]
+"""The messages a turn was given."""
+RowRule = Callable[[Episode, str, PromptOf], Iterable[Row]]
+"""(episode, seat that learns, messages of a turn) -> rows."""
 
 
 @dataclass(eq=False)
@@ -35,11 +39,19 @@ class Protocol:
     replies: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Sample replies for kinds of ask of its own, so that `check_protocol` can play it."""
     rewards: Score = field(default=lambda episode: {})
+    rule: RowRule | None = None
+    """Its own way from an episode to training rows; None: that of learners/rows.py."""
     _graphs: dict[str, Any] = field(default_factory=dict)
 
     def score(self, function: Score) -> Score:
         """Decorator: the seats' rewards for a finished episode. Pure, so it can be run again."""
         self.rewards = function
+        return function
+
+    def rows(self, function: RowRule) -> RowRule:
+        """Decorator: the training rows of a finished episode, for protocols in which no critic
+        judges whole answers. Pure."""
+        self.rule = function
         return function
 
     def earned(self, episode: Episode) -> dict[str, float | None]:

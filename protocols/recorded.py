@@ -70,8 +70,11 @@ def recorded() -> StateGraph[State, Context]:
             return {"verdict": Verdict(value="open", seat="judge")}
         if not beliefs:
             raise Unreadable("the programme says closed, but the judge never told a belief")
-        held = parse_belief(beliefs[-1].text, len(state["question"].choices))
-        return {"verdict": decision(held, beliefs[-1].key)}
+        choices = state["question"].choices
+        held = parse_belief(beliefs[-1].text, len(choices))
+        verdict = decision(held, beliefs[-1].key)
+        answer = None if verdict.value == "undecided" else choices[int(verdict.value)]
+        return {"verdict": verdict.model_copy(update={"answer": answer})}
 
     graph = StateGraph(State, context_schema=Context)
     graph.add_node("read", read).add_node("speak", speak).add_node("decide", decide)

@@ -35,7 +35,7 @@ from superalign.store.errors import (
     StoreError,
     SuperalignError,
 )
-from superalign.store.records import Case, Episode, Message, Question, Turn
+from superalign.store.records import Case, Episode, Message, Question, Turn, Verdict
 from superalign.store.store import Entry, chain, in_order, transcript_hash
 
 from .calls import place
@@ -160,13 +160,15 @@ class Stage:
             transcript_hash=transcript_hash(turns, verdict, error),
             turns=turns,
             critiques=tuple(sorted(final["critiques"], key=in_order)) if final else (),
-            **self._judge(question, turns) if final else {},
+            **self._judge(question, turns, verdict) if final else {},
         )
         rewards = setting.protocol.earned(episode) if final else {}
         link = chain({**vars(episode), "rewards": rewards}, [self.hashes[key] for key in keys])
         return episode.model_copy(update={"rewards": rewards, "chain": link})
 
-    def _judge(self, question: Question, turns: tuple[Turn, ...]) -> dict[str, Any]:
+    def _judge(
+        self, question: Question, turns: tuple[Turn, ...], verdict: Verdict | None
+    ) -> dict[str, Any]:
         """Join the truth, which no seat has seen, to what was said."""
         oracle, cell = self.setting.oracle, self.setting.oracle.cell(question)
         if cell is None:
@@ -177,6 +179,8 @@ class Stage:
             "correct": {key: oracle.correct(question, text) for key, text in answers.items()},
             "fault": {key: oracle.fault(question, text) for key, text in answers.items()},
         }
+        if verdict and verdict.answer is not None:
+            facts["settled"] = oracle.correct(question, verdict.answer)
         return {"truth": oracle.truth(question), "facts": facts}
 
     def count(self, key: str, seat: str, tries: Tries) -> None:

@@ -17,8 +17,9 @@ from superalign.store.jsonl import read_jsonl, write_jsonl
 from superalign.store.verify import verify
 
 from .page import write_page
-from .scenario import Loaded, NyuDebateWorld
+from .scenario import Loaded
 from .stored import RUNS, STORE, find_episode, is_run, open_run
+from .world_kinds import NyuDebateWorld
 
 FORMATS = ("trl", "jsonl", "inspect", "html")
 

@@ -29,9 +29,9 @@ class Gsm8k:
     name = "gsm8k"
     cells: tuple[str, ...] = ()
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         data = os.environ.get("SUPERALIGN_DATA")
-        folder = folder or (Path(data) / "gsm8k" if data else None)
+        folder = path or (Path(data) / "gsm8k" if data else None)
         if folder is None or not (folder / FILE).is_file():
             where = folder or "$SUPERALIGN_DATA/gsm8k"
             raise BadInput(f"{where}: {FILE} is not there; set world.path or $SUPERALIGN_DATA")

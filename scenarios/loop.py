@@ -280,12 +280,20 @@ class Experiment:
         prompts = self._prompts(episodes)
         is_control = self.resolved.loaded.scenario.labels.control is not None
         rows = []
+        rule = self.resolved.protocol.rule
+
+        def prompt_of(turn: Turn) -> tuple[Message, ...]:
+            return tuple(prompts[key] for key in turn.messages)
+
         for episode in episodes:
+            if rule is not None:
+                rows += rule(episode, self._seat, prompt_of)
+                continue
             exact = episode.facts.get("correct", {}) if is_control else {}
             rows += rows_of(
                 episode,
                 self._seat,
-                prompt_of=lambda turn: tuple(prompts[key] for key in turn.messages),
+                prompt_of=prompt_of,
                 labels=by_episode.get(episode.id, ()),
                 flips=flips,
                 rewards={key: float(right) for key, right in exact.items()},

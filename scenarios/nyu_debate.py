@@ -38,9 +38,9 @@ class NyuDebate:
     name = "nyu-debate"
     cells: tuple[str, ...] = ()
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None) -> None:
         data = os.environ.get("SUPERALIGN_DATA")
-        folder = folder or (Path(data) / "nyu_debate" if data else None)
+        folder = path or (Path(data) / "nyu_debate" if data else None)
         for name in (DEBATES, ARTICLES):
             if folder is None or not (folder / name).is_file():
                 where = folder or "$SUPERALIGN_DATA/nyu_debate"

@@ -26,13 +26,8 @@ from superalign.store.errors import BadInput
 from superalign.store.labels import LabelBook
 from superalign.store.records import Question, Source
 
-from .arithmetic import Arithmetic
-from .gsm8k import Gsm8k
-from .nyu_debate import NyuDebate
 from .scenario import (
-    ArithmeticWorld,
     Engine,
-    Gsm8kWorld,
     HumanEngine,
     Loaded,
     ScriptedEngine,
@@ -103,11 +98,10 @@ def _protocol(loaded: Loaded) -> Protocol:
 
 def _world(loaded: Loaded) -> World:
     world = loaded.scenario.world
-    if isinstance(world, ArithmeticWorld):
-        return Arithmetic()
-    folder = loaded.inside(("world", "path"), world.path) if world.path else None
+    path = getattr(world, "path", None)
+    found = {"path": loaded.inside(("world", "path"), path)} if path else {}
     try:
-        return Gsm8k(folder) if isinstance(world, Gsm8kWorld) else NyuDebate(folder)
+        return world.build(**found)
     except BadInput as error:
         raise loaded.error(("world",), str(error)) from error
 
@@ -268,10 +262,11 @@ def _scripted(resolved: Resolved, name: str, engine: ScriptedEngine) -> Scripted
     if engine.replies is not None:
         return Scripted(engine.replies, name, dialect)
     if engine.play == "recording":
-        if not isinstance(resolved.world, Gsm8k | NyuDebate):
+        recordings = getattr(resolved.world, "recordings", None)
+        if recordings is None:
             what = f"the world {resolved.world.name!r} has no recordings; use `replies`"
             raise resolved.loaded.error(("models", name, "play"), what)
-        return recording(resolved.world.recordings(), dialect)
+        return recording(recordings(), dialect)
     if engine.play == "oracle":
         return Scripted(oracle(resolved.world), "oracle", dialect)
     assert engine.function is not None

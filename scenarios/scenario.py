@@ -17,31 +17,10 @@ from superalign.protocols.setting import Limits
 from superalign.store.errors import BadInput
 from superalign.store.records import Record, digest
 
+from .world_kinds import WorldChoice
 from .yaml_source import Loc, Source, apply_override, parse_override
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-
-
-class ArithmeticWorld(Record):
-    """Sums in working lines; the embedded default."""
-
-    kind: Literal["arithmetic"]
-
-
-class Gsm8kWorld(Record):
-    """Grade-school word problems with the stored solutions of four real solvers."""
-
-    kind: Literal["gsm8k"]
-    path: str | None = None
-    """Folder with the data; None looks in $SUPERALIGN_DATA/gsm8k."""
-
-
-class NyuDebateWorld(Record):
-    """Questions about stories, with 631 real debates and consultancies that were held on them."""
-
-    kind: Literal["nyu-debate"]
-    path: str | None = None
-    """Folder with the data; None looks in $SUPERALIGN_DATA/nyu_debate."""
 
 
 class TransformersEngine(Record):
@@ -77,7 +56,6 @@ class HumanEngine(Record):
 
 
 Engine = Annotated[TransformersEngine | ScriptedEngine | HumanEngine, Field(discriminator="engine")]
-World = Annotated[ArithmeticWorld | Gsm8kWorld | NyuDebateWorld, Field(discriminator="kind")]
 
 
 class ProtocolChoice(Record):
@@ -147,7 +125,7 @@ class Scenario(Record):
     """One experiment, as its YAML file says it."""
 
     name: Name
-    world: World
+    world: WorldChoice
     models: dict[Name, Engine] = Field(min_length=1)
     protocol: ProtocolChoice
     cast: dict[str, CastMember] = Field(min_length=1)

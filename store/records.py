@@ -144,6 +144,9 @@ class Verdict(Record):
     turn: str | None = None
     """Key of the turn that decided; None when the protocol's rule did."""
     confidence: float | None = None
+    """Probability that the judge, or the rule, gives to this value."""
+    answer: str | None = None
+    """The answer to the question that it settles on; None when it decides something else."""
 
 
 class Episode(Record):
@@ -169,7 +172,8 @@ class Episode(Record):
     truth: str | None = None
     """The right answer to `question`. Joined by the kernel when the episode closes."""
     facts: dict[str, Any] = Field(default_factory=dict)
-    """What the oracle knows: the `cell`, which answers are right. For evaluation only."""
+    """What the oracle knows, for evaluation only: the `cell`, which answers are `correct`, and
+    whether the answer that the verdict settles on is (`settled`)."""
     parent: str | None = None
     """Reference of the episode this one was forked from, or judges again."""
     fork: str | None = None

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Column, Index, Integer, Text
 from sqlmodel import Field, SQLModel
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of everything below. A store of another version is refused, not guessed at."""
 
 
@@ -124,6 +124,7 @@ class Verdicts(SQLModel, table=True):
     seat: str
     turn: str | None
     confidence: float | None
+    answer: str | None = _text(nullable=True)
     record_hash: str
 
 

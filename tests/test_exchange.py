@@ -166,7 +166,7 @@ def test_export_of_an_import_is_the_same_file(exported, read, tmp_path):
 
 def test_every_line_is_json_with_the_schema_first_and_the_count_last(exported):
     header, *rows, last = map(json.loads, exported.read_bytes().splitlines())
-    assert header == {"format": "superalign", "schema": 2}
+    assert header == {"format": "superalign", "schema": 3}
     assert last == {"rows": len(rows)}
     turn = next(row for row in rows if row["table"] == "turns")
     assert (turn["trainable"], turn["sampling"], turn["text"]) == (False, {}, "4")
@@ -211,7 +211,7 @@ def test_what_is_no_export_is_refused_with_its_line(exported, read):
     cases = [
         ([], 0, "must name the format"),
         ([b"[]\n"], 1, "no JSON object"),
-        ([b'{"format": "superalign", "schema": 1}\n', *lines[1:]], 1, "schema 1, .* knows 2"),
+        ([b'{"format": "superalign", "schema": 1}\n', *lines[1:]], 1, "schema 1, .* knows 3"),
         ([head, b"{nonsense}\n", *rest], 2, "is no JSON"),
         ([head, b"\xff\xfe\n", *rest], 2, "is no JSON"),
         ([head, b"[" * 5000 + b"\n", *rest], 2, "is no JSON"),

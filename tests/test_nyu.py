@@ -230,6 +230,7 @@ async def test_the_last_belief_decides_and_pays(held):
         "seat": "judge",
         "turn": episode.by("judge")[-1].key,
         "confidence": 0.8,
+        "answer": episode.question.choices[1],
     }
     assert episode.rewards == {"judge": pytest.approx(-0.32193, abs=1e-5)} | {
         "debater_a": 0.2,
