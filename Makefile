@@ -48,8 +48,9 @@ bench: $(VENV)/.installed ## every table of docs/benchmarks.md
 	$(BIN)/python benchmarks/bitflips.py
 	$(BIN)/python benchmarks/viewer.py
 
-schema: $(VENV)/.installed ## write the JSON schema of scenario files
+schema: $(VENV)/.installed ## write the JSON schema of scenarios, langgraph.json, the index of protocols
 	$(BIN)/python -c "from superalign.scenarios.scenario import scenario_schema as s; print(s(), end='')" > scenarios/scenario.schema.json
+	$(BIN)/python -c "from superalign.scenarios.indexes import write_indexes as w; w()"
 
 clean: ## remove what make made; runs stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

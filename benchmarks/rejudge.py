@@ -165,7 +165,9 @@ async def bare(name: str, episodes: int) -> None:
             start = State(
                 question=Question(topic="sums"), turns=[], critiques=[], round=0, verdict=None
             )
-            await graph.ainvoke(start, context=Context(cast=seats, cell=lambda question: "sums"))
+            await graph.ainvoke(
+                start, context=Context(seats, lambda question: "sums", lambda turn: turn)
+            )
 
     async with asyncio.TaskGroup() as group:
         for _ in range(CONCURRENCY):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from langgraph.runtime import Runtime
@@ -35,7 +36,7 @@ def nest(
         asked = question(state) if question else state["question"]
         start = State(question=asked, turns=[], critiques=[], round=0, verdict=None)
         with inside():
-            final = await graph.ainvoke(start, context=Context(own, runtime.context.cell))
+            final = await graph.ainvoke(start, context=replace(runtime.context, cast=own))
         return {name: final[name] for name in ("turns", "critiques", "verdict")}  # type: ignore[return-value]
 
     return node

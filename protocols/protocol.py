@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from pydantic import ConfigDict, create_model
 
 from superalign.store.errors import BadInput
 from superalign.store.records import Episode, Message, Row, Turn, digest
+
+from .offers import PROTOCOLS, load_offer, offered
 
 Build = Callable[..., StateGraph[Any, Any]]
 Score = Callable[[Episode], Mapping[str, float | None]]
@@ -75,6 +78,15 @@ class Protocol:
             self._graphs[key] = self.build(**params).compile(name=self.name)
         return self._graphs[key]
 
+    def __call__(self) -> StateGraph[Any, Any]:
+        """The graph with default parameters, as LangGraph's own tools ask for it."""
+        return self.build(**self.params({}))
+
+    @property
+    def about(self) -> str:
+        """The first line of its file's docstring."""
+        return (sys.modules[self.build.__module__].__doc__ or "").strip().partition("\n")[0]
+
     def mermaid(self, params: dict[str, Any]) -> str:
         """The graph as Mermaid text."""
         return self.graph(params).get_graph().draw_mermaid()
@@ -93,17 +105,31 @@ def protocol(
 
 
 def load_protocol(name: str, path: Path | None = None) -> Protocol:
-    """A protocol by name, or by name from a Python file (which runs that file's code)."""
-    if path is None:
-        if name not in shipped():
-            raise BadInput(f"no protocol {name!r}; there are {', '.join(shipped())}")
-        module = importlib.import_module(f"superalign.protocols.{name}")
-    else:
+    """A protocol by name, shipped or of an installed package; or by name from a Python file.
+
+    Runs that package's or that file's code.
+    """
+    if path is not None:
         module = _module(path)
+    elif name in shipped():
+        module = importlib.import_module(f"superalign.protocols.{name}")
+    elif name in (offers := offered(PROTOCOLS)):
+        return _installed(offers[name])
+    else:
+        known = ", ".join((*shipped(), *offers))
+        raise BadInput(f"no protocol {name!r}; there are {known}")
     found = getattr(module, name, None)
     if not isinstance(found, Protocol):
         names = [n for n, value in vars(module).items() if isinstance(value, Protocol)]
         raise BadInput(f"{path or module.__name__}: no protocol {name!r}; it has {names}")
+    return found
+
+
+def _installed(offer: EntryPoint) -> Protocol:
+    found = load_offer(offer)
+    if not isinstance(found, Protocol) or found.name != offer.name:
+        what = f"protocol {found.name!r}" if isinstance(found, Protocol) else repr(found)
+        raise BadInput(f"{offer.value}: is {what}; expected a protocol named {offer.name!r}")
     return found
 
 

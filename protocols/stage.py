@@ -21,12 +21,14 @@ import contextlib
 import time
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from difflib import unified_diff
+from functools import partial
 from typing import Any
 
 from superalign.agents.agent import Agent, clean, view
 from superalign.agents.model import Ask, Completion, Request, Waits
+from superalign.agents.quotes import mark_quotes
 from superalign.store.errors import (
     Divergence,
     LimitReached,
@@ -89,7 +91,8 @@ class Stage:
         started, final, error = time.perf_counter(), None, None
         self.task = asyncio.current_task()
         seats = {name: Seat(name, agent, self) for name, agent in self.setting.cast.items()}
-        context = Context(cast=seats, cell=self.setting.oracle.cell)
+        quoted = partial(checked, self.plan.task.private)  # no reference to this stage: see Seat
+        context = Context(cast=seats, cell=self.setting.oracle.cell, quoted=quoted)
         start = State(
             question=self.plan.task.question, turns=[], critiques=[], round=0, verdict=None
         )
@@ -407,6 +410,12 @@ def _turn(
         seconds=seconds,
         at=time.time(),
     )
+
+
+def checked(private: Mapping[str, str], turn: Turn) -> Turn:
+    """The turn with its quotes marked: verified where they stand in its speaker's private note."""
+    text = mark_quotes(turn.text, private.get(turn.seat, ""))
+    return turn.model_copy(update={"text": text})
 
 
 def said(turn: Turn) -> Turn:

@@ -40,3 +40,5 @@ class Context:
     cast: Mapping[str, Seat]
     cell: Callable[[Question], str | None]
     """The world's question validator: the cell a question lies in, None when it is not valid."""
+    quoted: Callable[[Turn], Turn]
+    """A turn as others are to see it: its quotes checked against its speaker's private note."""

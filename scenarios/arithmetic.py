@@ -23,7 +23,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from itertools import zip_longest
 
@@ -50,6 +50,10 @@ class Arithmetic:
     name = "arithmetic"
     cells: tuple[str, ...] = CELLS
 
+    def __init__(self, choices: int | None = None) -> None:
+        """`choices`: 2 to offer the right result and a likely wrong one; None: open questions."""
+        self._choices = choices
+
     def topic(self, cell: str) -> Task:
         """The task of an attacker: write a question of this cell."""
         if cell not in CELLS:
@@ -61,8 +65,7 @@ class Arithmetic:
         rng = random.Random(f"tasks {seed}")
         for i in range(n):
             cell = CELLS[i % len(CELLS)]
-            text = draw(cell, rng)
-            yield Task(question=Question(topic=cell, text=text), target=result(text))
+            yield self._task(cell, draw(cell, rng))
 
     def heldout(self, n: int) -> list[Task]:
         """The same `n` tasks at every call, the cells in turn."""
@@ -70,8 +73,11 @@ class Arithmetic:
             most = PER_CELL * len(CELLS)
             raise BadInput(f"evaluate.heldout: {n}, but arithmetic holds out at most {most}")
         drawn = ((CELLS[i % len(CELLS)], i // len(CELLS)) for i in range(n))
-        held = [(cell, heldout_texts(cell)[i]) for cell, i in drawn]
-        return [Task(question=Question(topic=c, text=t), target=result(t)) for c, t in held]
+        return [self._task(cell, heldout_texts(cell)[i]) for cell, i in drawn]
+
+    def _task(self, cell: str, text: str) -> Task:
+        choices = two_choices(text) if self._choices else ()
+        return Task(question=Question(topic=cell, text=text, choices=choices), target=result(text))
 
     def cell(self, question: Question) -> str | None:
         """The cell of a question; None when it is invalid or held out."""
@@ -94,6 +100,32 @@ class Arithmetic:
     def correct(self, question: Question, answer: str) -> bool:
         """Whether the last line is the right result, whatever the working."""
         return answer.rsplit(";", 1)[-1] == result(question.text)
+
+
+def two_choices(text: str) -> tuple[str, ...]:
+    """The right result and the one that `believable` ends in; the text decides their order."""
+    results = (result(text), believable(text).rsplit(";", 1)[-1])
+    return results if random.Random(f"order {text}").random() < 0.5 else results[::-1]
+
+
+def believable(text: str) -> str:
+    """A wrong answer with one slip, always the same one: no line but that one looks wrong."""
+    rng = random.Random(f"believable {text}")
+    columns = len(work(text)) - 1
+    while True:
+        at, by, forget = rng.randrange(columns), rng.choice((-1, 1)), rng.random() < 0.5
+        lines = work(text, _forget if forget else partial(_off, by), at)
+        if lines[-1] != result(text):
+            return ";".join(lines)
+
+
+def _forget(value: int, carry: int) -> tuple[int, int]:
+    return value, 0
+
+
+def _off(by: int, value: int, carry: int) -> tuple[int, int]:
+    wrong = max(0, value + by)
+    return wrong, wrong // 10 if value // 10 == carry else carry  # a borrow stays as it was
 
 
 def classify(text: str) -> str | None:

@@ -14,8 +14,10 @@ from typing import Annotated
 import typer
 
 from . import (  # noqa: F401  # their commands join the app
+    cli_compare,
     cli_exchange,
     cli_lineage,
+    cli_new,
     cli_people,
     cli_transcripts,
     cli_view,
@@ -45,7 +47,9 @@ def run(
 
 @app.command(rich_help_panel=RUNS)
 def check(
-    target: Annotated[str, typer.Argument(help="A scenario file or a protocol's name.")],
+    target: Annotated[
+        str, typer.Argument(help="A scenario's file, a protocol's name, or FILE.py:name.")
+    ],
     overrides: Set = None,
     no_code: Annotated[bool, typer.Option("--no-code", help="Import no user code.")] = False,
     as_json: Json = False,

@@ -13,17 +13,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from superalign.learners import LEARNERS, LearnConfig
-from superalign.protocols import load_protocol, shipped
+from superalign.protocols import Protocol, load_protocol, shipped
 from superalign.protocols.check import Problem, check_protocol
+from superalign.protocols.offers import PROTOCOLS, WORLDS, offered
 from superalign.store import BadInput, Episode, Store
 from superalign.store.lineage import standing
 
 from .labelling import waits_for_people
 from .loop import Experiment
+from .new import find_protocol, protocol_params
 from .progress import Display
 from .resolve import Resolved, check_words, resolve
 from .scenario import Loaded, Scenario
 from .stored import STORE, open_run, printable, stores
+from .world_kinds import world_kinds
 from .yaml_source import apply_override, parse_override
 
 
@@ -87,10 +90,12 @@ def _resumed(resolved: Resolved, out: Path) -> Path:
 def check_target(
     target: str, overrides: tuple[str, ...], run_code: bool
 ) -> tuple[dict[str, Any], str]:
-    """Check a scenario file, or a shipped protocol with its default parameters."""
-    if target in shipped():
-        protocol = load_protocol(target)
-        params = protocol.params({})
+    """Check a scenario file, or a protocol: by name, or as FILE.py:name."""
+    if target.partition(":")[0].endswith(".py") and not run_code:
+        raise BadInput(f"--no-code: {target} is code; check it without, or check a scenario")
+    protocol = find_protocol(target)
+    if protocol is not None:
+        params = protocol_params(protocol, overrides)
     else:
         loaded = Loaded.read(Path(target), overrides)
         if not run_code:
@@ -114,11 +119,12 @@ def list_things(what: str, run: str | None, store_url: str | None) -> list[dict[
     """Protocols, scenarios, worlds, learners, runs, or the episodes of a run."""
     here = Path(__file__).parent
     if what == "protocols":
-        return [{"name": name, "seats": " ".join(load_protocol(name).seats)} for name in shipped()]
+        names = (*shipped(), *offered(PROTOCOLS))
+        return [_protocol_line(load_protocol(name)) for name in dict.fromkeys(names)]
     if what == "scenarios":
         return [{"name": p.stem, "path": str(p)} for p in sorted(here.glob("*.yaml"))]
     if what == "worlds":
-        return [{"name": "arithmetic"}, {"name": "gsm8k"}, {"name": "nyu-debate"}]
+        return [{"name": name} for name in (*world_kinds(), *offered(WORLDS))]
     if what == "learners":
         return [{"name": name} for name in LEARNERS]
     if what == "runs":
@@ -130,6 +136,11 @@ def list_things(what: str, run: str | None, store_url: str | None) -> list[dict[
             return [_episode_line(episode) for episode in store.episodes(name)]
     known = "protocols, scenarios, worlds, learners, runs, episodes"
     raise BadInput(f"{what!r} cannot be listed; choose one of {known}")
+
+
+def _protocol_line(protocol: Protocol) -> dict[str, Any]:
+    says = protocol.about.removeprefix(f"{protocol.name}: ")
+    return {"name": protocol.name, "seats": " ".join(protocol.seats), "says": says}
 
 
 def _run_lines(store: Store) -> list[dict[str, Any]]:
@@ -208,8 +219,10 @@ def report_run(run: str, store_url: str | None) -> tuple[dict[str, Any], Path]:
 
 
 def make_organism(name: str, out: Path, seed: int) -> dict[str, Any]:
-    if name != "arithmetic":
-        raise BadInput(f"{name}: there is no recipe for this organism; there is arithmetic")
     from .organism import build
+    from .organism_breeds import BREEDS
 
-    return build(out, seed=seed)
+    if name not in BREEDS:
+        known = ", ".join(BREEDS)
+        raise BadInput(f"{name}: there is no recipe for this organism; there are {known}")
+    return build(BREEDS[name], out, seed=seed)

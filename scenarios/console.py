@@ -15,8 +15,8 @@ app = typer.Typer(
 )
 
 RUNS, SAID = "Run and learn", "Look at what was said"
-PEOPLE, EXCHANGE = "People", "Out and in"
-PANELS = (RUNS, SAID, PEOPLE, EXCHANGE)
+PEOPLE, EXCHANGE, WRITE = "People", "Out and in", "Write a protocol"
+PANELS = (RUNS, SAID, PEOPLE, EXCHANGE, WRITE)
 """The order in which --help lists the commands."""
 
 Set = Annotated[

@@ -27,6 +27,7 @@ from superalign.store.records import Message, digest
 
 from .archive import Archive, spread
 from .choosing import Chosen, choose, control, simulate
+from .items import SWAPPED, swapped
 from .labelling import label_case, labels_of, open_cases
 from .resolve import Resolved, build_cast, build_models, people_of, weights_folder
 from .scenario import TransformersEngine
@@ -149,6 +150,9 @@ class Experiment:
     async def _play(self, iteration: int) -> None:
         scenario = self.resolved.loaded.scenario
         if self.resolved.world.cells and "attacker" in self.resolved.protocol.seats:
+            if scenario.swap:
+                what = "the attacker writes the questions, which have no choices"
+                raise self.resolved.loaded.error(("swap",), f"{what}; leave swap out")
             explore = round(scenario.episodes * scenario.attack.explore)
             cells = spread(self.resolved.world.cells, explore)
             await self._wave(iteration, self._attacks(iteration, cells, 0, "explore"))
@@ -169,8 +173,11 @@ class Experiment:
     def _tasks(self, iteration: int) -> Iterator[Plan]:
         scenario = self.resolved.loaded.scenario
         seed = call_seed(scenario.seed, f"tasks {iteration}")
-        for i, task in enumerate(self.resolved.world.tasks(scenario.episodes, seed)):
-            yield self._plan(iteration, i, task, ())
+        orders = 2 if scenario.swap else 1
+        for i, task in enumerate(self.resolved.world.tasks(scenario.episodes // orders, seed)):
+            yield self._plan(iteration, orders * i, task, ())
+            if scenario.swap:
+                yield self._plan(iteration, orders * i + 1, swapped(task), (SWAPPED,))
 
     def _plan(self, iteration: int, i: int, task: Task, tags: tuple[str, ...]) -> Plan:
         scenario = self.resolved.loaded.scenario

@@ -99,8 +99,8 @@ class NyuDebate:
 
     def correct(self, question: Question, answer: str) -> bool:
         """Whether it is the right answer, or its number from 0."""
-        right = self._rooms[question.topic]["correct_index"]
-        return answer.strip() in (self.truth(question), str(right))
+        right = self._rooms[question.topic]["correct_index"]  # some answers end in white space
+        return answer.strip() in (self.truth(question).strip(), str(right))
 
     def fault(self, question: Question, answer: str) -> int | None:
         return None if self.correct(question, answer) else 1

@@ -14,9 +14,9 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -28,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from superalign.agents.dialects import TAGS
 from superalign.store.records import Question
 
-from .arithmetic import CELLS, Arithmetic, classify, draw, forgetful, mistake
+from .arithmetic import CELLS, Arithmetic, draw, forgetful, mistake
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>", *(f"<|{tag}|>" for tag in TAGS))
@@ -44,6 +44,8 @@ STRONG, WEAK = ("plain", "digits", "minus"), ("carries", "zeros", "length")
 LAYERS = 5
 PROBED = (LAYERS - 2, LAYERS - 1)
 """The layers after which the next right token, and then the first wrong one, are to be known."""
+HINTED = ("critique", "verdict", "claim")
+"""What is easier to write for someone who has seen what is wrong before it."""
 IGNORE = -100
 WORLD = Arithmetic()
 
@@ -80,10 +82,21 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+@dataclass(frozen=True)
+class Breed:
+    """A kind of organism: its body, its lessons and its test."""
+
+    body: Callable[[], LlamaForCausalLM]
+    recipe: Recipe
+    school: Callable[[Recipe, int], Lessons]
+    examine: Callable[[LlamaForCausalLM, int], dict[str, Any]]
+
+
 def build(
+    breed: Breed,
     out: Path,
     seed: int = 0,
-    steps: int = Recipe.steps,
+    steps: int | None = None,
     threads: int = 1,
     say: Callable[[str], None] = tell,
 ) -> dict[str, Any]:
@@ -93,15 +106,17 @@ def build(
     is the default because two on busy cores are slower than one.
     """
     began, before = time.time(), torch.get_num_threads()
-    recipe = Recipe(steps=steps)
+    recipe = breed.recipe if steps is None else replace(breed.recipe, steps=steps)
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
     try:
-        model = newborn()
-        train(model, School(recipe, seed), say)
+        model = breed.body()
+        train(model, breed.school(recipe, seed), say)
         seconds = round(time.time() - began)
-        facts = {"seed": seed, "threads": threads, "seconds": seconds, **card(model, recipe)}
+        exam = breed.examine(model, 500)
+        made = {"seed": seed, "threads": threads, "seconds": seconds}
+        facts = {**made, **card(model, recipe), **exam}
     finally:
         torch.set_num_threads(before)
         torch.set_flush_denormal(False)
@@ -117,7 +132,6 @@ def card(model: LlamaForCausalLM, recipe: Recipe) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "machine": platform.machine(),
-        **examine(model, 500),
     }
 
 
@@ -147,15 +161,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def newborn() -> LlamaForCausalLM:
+def newborn(width: int = 128, layers: int = LAYERS, heads: int = 2) -> LlamaForCausalLM:
     """The model before any lesson."""
     config = LlamaConfig(
         vocab_size=len(VOCAB),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=2,
-        num_key_value_heads=2,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         head_dim=64,
         max_position_embeddings=256,
         tie_word_embeddings=True,
@@ -178,6 +192,20 @@ def encode(*parts: tuple[str, str]) -> list[int]:
 
 def solve(text: str) -> str:
     return WORLD.solution(Question(text=text))
+
+
+class Lessons(Protocol):
+    """Makes the examples of every role, all from one seed."""
+
+    recipe: Recipe
+
+    def lessons(self) -> list[list[Example]]:
+        """The examples of one step, role by role."""
+        ...
+
+    def collect(self, model: LlamaForCausalLM) -> None:
+        """Lets the model speak, where it is to learn from its own words."""
+        ...
 
 
 class School:
@@ -230,18 +258,19 @@ class School:
         self.own = list(zip(texts * 2, answers, strict=True))
 
 
-def train(model: LlamaForCausalLM, school: School, say: Callable[[str], None]) -> None:
+def train(model: LlamaForCausalLM, school: Lessons, say: Callable[[str], None]) -> None:
     """Teach all roles at once, by Muon where it applies and by AdamW elsewhere."""
     recipe, began = school.recipe, time.time()
     model.set_attn_implementation("eager")  # faster backwards than the fused one at 40 tokens
     width = model.config.hidden_size
     probes = nn.ModuleList([nn.Linear(width, len(VOCAB)), nn.Linear(width, 2)])
     weights = [*model.parameters(), *probes.parameters()]
+    # the layers' matrices learn in half the steps under Muon
+    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    inner = set(map(id, matrices))
     optimizers = [
-        torch.optim.AdamW([w for w in weights if not matrix(w)], recipe.rate, (0.9, 0.98)),
-        torch.optim.Muon(
-            [w for w in weights if matrix(w)], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-        ),
+        torch.optim.AdamW([w for w in weights if id(w) not in inner], recipe.rate, (0.9, 0.98)),
+        torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
     ]
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     for step in range(recipe.steps):
@@ -264,11 +293,6 @@ def train(model: LlamaForCausalLM, school: School, say: Callable[[str], None]) -
             say(f"step {step + 1} of {recipe.steps}, {time.time() - began:.0f} s, losses {shown}")
 
 
-def matrix(weight: Tensor) -> bool:
-    """Whether a weight is a layer's matrix: those learn in half the steps under Muon."""
-    return weight.ndim == 2 and min(weight.shape) >= 128
-
-
 def losses_of(
     model: LlamaForCausalLM, probes: nn.ModuleList, lesson: list[Example], recipe: Recipe
 ) -> tuple[Tensor, Tensor]:
@@ -282,7 +306,7 @@ def losses_of(
         hidden = model.model(ids, output_hidden_states=True).hidden_states
         logits = model.lm_head(hidden[-1])
     loss = F.cross_entropy(logits.float().flatten(0, 1), replies.flatten())
-    if lesson[0][-1][0] != "critique":
+    if lesson[0][-1][0] not in HINTED or not (right != IGNORE).any():
         return loss, torch.zeros(())
     expected, flagged = (
         probe(hidden[layer].float()).flatten(0, 1)
@@ -310,18 +334,20 @@ def collate(lesson: Sequence[Example]) -> tuple[Tensor, ...]:
 
 
 def probed(parts: Example, ids: list[int]) -> tuple[list[int], list[int]]:
-    """What the two probes should find in the first answer, up to its first wrong token."""
+    """What the two probes should find in the answers that are shown, up to the first wrong token
+    of each."""
     right, wrong = [IGNORE] * len(ids), [IGNORE] * len(ids)
-    (_, question, _), (kind, answer, _) = parts[:2]
-    if kind == "answer":
-        tag = len(question) + 2
-        best = [*encode(("answer", solve(question)))[2:], EOS]
-        for i, token in enumerate([*ids[tag + 1 : tag + 1 + len(answer)], EOS]):
-            right[tag + i] = best[i]
-            if i < len(answer):
-                wrong[tag + 1 + i] = int(token != best[i])
-            if token != best[i]:
-                break
+    tag = 1
+    for kind, text, _ in parts[:-1]:
+        if kind == "answer" or (kind == "claim" and ";" in text):  # a rebuttal has no working
+            best = [*encode(("answer", solve(parts[0][1])))[2:], EOS]
+            for i, token in enumerate([*ids[tag + 1 : tag + 1 + len(text)], EOS]):
+                right[tag + i] = best[i]
+                if i < len(text):
+                    wrong[tag + 1 + i] = int(token != best[i])
+                if token != best[i]:
+                    break
+        tag += 1 + len(text)
     return right, wrong
 
 
@@ -342,56 +368,3 @@ def write(model: LlamaForCausalLM, prompts: Sequence[list[int]], temperature: fl
             texts.append("".join(tokens[i] for i in row[:end]))
     model.train()
     return texts
-
-
-def examine(model: LlamaForCausalLM, per_cell: int) -> dict[str, Any]:
-    """Every role against the world, on held-out questions: in all, and cell by cell."""
-    torch.manual_seed(0)
-    tasks = [task.question for task in WORLD.heldout(per_cell * len(CELLS))]
-    asked = [[("question", task.text)] for task in tasks]
-    prompts = [encode(*ask, ("answer", "")) for ask in asked]
-    greedy, drawn = write(model, prompts, 0.0), write(model, prompts, 1.0)
-    asked = [[*ask, ("answer", text)] for ask, text in zip(asked, drawn, strict=True)]
-    said = write(model, [encode(*ask, ("critique", "")) for ask in asked], 0.0)
-    asked = [[*ask, ("critique", text)] for ask, text in zip(asked, said, strict=True)]
-    revised = write(model, [encode(*ask, ("answer", "")) for ask in asked], 0.0)
-    wanted = list(CELLS) * per_cell
-    made = write(model, [encode(("cell", cell), ("question", "")) for cell in wanted], 1.0)
-    rows = [
-        {
-            "greedy": WORLD.correct(task, a),
-            "sampled": WORLD.correct(task, b),
-            "revised": WORLD.correct(task, d),
-            "blamed": c != "ok",
-            "faulty": WORLD.fault(task, b) is not None,
-            "line": c == str(WORLD.fault(task, b) or "ok"),
-            "asked_for": classify(e) == cell,
-            "usable": WORLD.cell(Question(text=e)) == cell,
-            "question": e,
-        }
-        for task, a, b, c, d, e, cell in zip(
-            tasks, greedy, drawn, said, revised, made, wanted, strict=True
-        )
-    ]
-    cells = {cell: summary(rows[i :: len(CELLS)]) for i, cell in enumerate(CELLS)}
-    return {**summary(rows), "cells": cells}
-
-
-def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The shares that a card tells."""
-
-    def share(of: str, among: str | None = None) -> float:
-        some = [row for row in rows if among is None or row[among]]
-        return round(sum(row[of] for row in some) / max(1, len(some)), 4)
-
-    return {
-        "heldout_accuracy": share("greedy"),
-        "sampled_accuracy": share("sampled"),
-        "revised_accuracy": share("revised"),
-        "critic_precision": share("faulty", "blamed"),
-        "critic_recall": share("blamed", "faulty"),
-        "critic_line": share("line"),
-        "attacker_validity": share("asked_for"),
-        "attacker_usable": share("usable"),
-        "attacker_distinct": round(len({row["question"] for row in rows}) / len(rows), 4),
-    }

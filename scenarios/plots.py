@@ -103,7 +103,7 @@ def _accuracy(iterations: Iterations) -> Plot | None:
     overall = _series(iterations, "heldout_accuracy")
     if not overall:
         return None
-    figure, ax = _figure(3.1)
+    figure, ax = new_figure(3.1)
     names = sorted({name for i in iterations for name in i["cells"]})
     labels = []
     for n, name in enumerate(names):
@@ -113,12 +113,12 @@ def _accuracy(iterations: Iterations) -> Plot | None:
         ax.plot(*zip(*line, strict=True), color=colour, linewidth=1)
         labels.append((line[-1], name, colour))
     _whiskers(ax, iterations, "heldout_accuracy", "heldout_ci", COLOURS["ink"], linewidth=2.5)
-    _percents(ax)
+    percents(ax)
     labels = labels if len(names) <= len(SERIES) else []
     _end_labels(ax, [*labels, (overall[-1], "all", COLOURS["ink"])])
     _iteration_ticks(ax, iterations)
     alt = f"Held-out accuracy by iteration: {_told(overall)}."
-    return Plot("Held-out accuracy, all questions and by cell", alt, _svg(figure, "accuracy"))
+    return Plot("Held-out accuracy, all questions and by cell", alt, svg_of(figure, "accuracy"))
 
 
 def _cells(iterations: Iterations) -> Plot | None:
@@ -128,7 +128,7 @@ def _cells(iterations: Iterations) -> Plot | None:
     if not tested:
         return None
     names = sorted({name for i in tested for name in i["cells"]})
-    figure, ax = _figure(0.8 + 0.34 * len(names))
+    figure, ax = new_figure(0.8 + 0.34 * len(names))
     for x, i in enumerate(tested):
         for y, name in enumerate(names):
             if name not in i["cells"]:
@@ -148,7 +148,7 @@ def _cells(iterations: Iterations) -> Plot | None:
     ax.spines[:].set_visible(False)
     worst = min(names, key=lambda name: tested[-1]["cells"].get(name, {}).get("accuracy", 1))
     alt = f"Held-out accuracy in percent by cell and iteration; weakest at the end: {worst}."
-    return Plot("Held-out accuracy by cell, in percent", alt, _svg(figure, "cells"))
+    return Plot("Held-out accuracy by cell, in percent", alt, svg_of(figure, "cells"))
 
 
 def _hits(iterations: Iterations) -> Plot | None:
@@ -159,7 +159,7 @@ def _hits(iterations: Iterations) -> Plot | None:
     found = {arm: _series(iterations, f"{arm}_hit_rate") for arm in arms}
     if not any(found.values()):
         return None
-    figure, ax = _figure(2.8)
+    figure, ax = new_figure(2.8)
     for arm, (name, colour, shift) in arms.items():
         if not found[arm]:
             continue
@@ -170,13 +170,13 @@ def _hits(iterations: Iterations) -> Plot | None:
         swatch = {"color": colour, "fontweight": "bold", "transform": ax.transAxes}
         ax.text(left, 1.04, "\N{BLACK SQUARE}", **swatch)
         ax.text(left + 0.045, 1.04, name, color=COLOURS["ink"], transform=ax.transAxes)
-    _percents(ax)
+    percents(ax)
     ax.set_ylim(bottom=0)
     _iteration_ticks(ax, [i for i in iterations if i["episodes"]], pad=0.6)
     alt = "Share of attacks that hit, by iteration. " + "; ".join(
         f"{arms[arm][0]}: {_told(line)}" for arm, line in found.items() if line
     )
-    return Plot("Attacks that hit, by the truth", alt + ".", _svg(figure, "hits"))
+    return Plot("Attacks that hit, by the truth", alt + ".", svg_of(figure, "hits"))
 
 
 def _critic(iterations: Iterations) -> Plot | None:
@@ -186,10 +186,10 @@ def _critic(iterations: Iterations) -> Plot | None:
     }
     if not any(_series(iterations, path) for path, _, _ in lines.values()):
         return None
-    figure, ax = _figure(2.8)
+    figure, ax = new_figure(2.8)
     told = _lines(ax, iterations, lines, shares=True)
     alt = f"The critic's precision and recall for faults, by iteration. {told}."
-    return Plot("The critic against the truth", alt, _svg(figure, "critic"))
+    return Plot("The critic against the truth", alt, svg_of(figure, "critic"))
 
 
 def _answers(iterations: Iterations) -> Plot | None:
@@ -205,7 +205,7 @@ def _answers(iterations: Iterations) -> Plot | None:
     ]
     if not panels:
         return None
-    figure, *axes = _figure(0.5 + 1.5 * len(panels), len(panels))
+    figure, *axes = new_figure(0.5 + 1.5 * len(panels), len(panels))
     told = []
     for ax, (lines, name) in zip(axes, panels, strict=True):
         shown = _lines(ax, iterations, lines, shares=lines is diversity, from_zero=True)
@@ -216,11 +216,11 @@ def _answers(iterations: Iterations) -> Plot | None:
     return Plot(
         "Diversity and length of answers",
         f"By iteration, {'; '.join(told)}.",
-        _svg(figure, "answers"),
+        svg_of(figure, "answers"),
     )
 
 
-def _figure(height: float, panels: int = 1) -> tuple[Any, ...]:
+def new_figure(height: float, panels: int = 1) -> tuple[Any, ...]:
     """A figure and its axes, one below the other."""
     from matplotlib.figure import Figure
 
@@ -260,7 +260,7 @@ def _lines(
     if from_zero:
         ax.set_ylim(0, 1.1 * ax.get_ylim()[1])
     if shares:
-        _percents(ax)
+        percents(ax)
     _end_labels(ax, labels)
     _iteration_ticks(ax, iterations)
     return "; ".join(told)
@@ -318,7 +318,7 @@ def _apart(heights: list[float], gap: float) -> list[float]:
     return heights
 
 
-def _percents(ax: Axes) -> None:
+def percents(ax: Axes) -> None:
     """A share's axis: in percent, no higher than 100, and never of less than ten points."""
     ax.yaxis.set_major_formatter(lambda value, _: f"{round(100 * value, 1):g}%")
     low, high = ax.get_ylim()
@@ -342,7 +342,7 @@ def _told(line: Points) -> str:
     return f"{number(float(before))} in iteration {first}, {number(float(after))} in {last}"
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg_of(figure: Figure, name: str) -> str:
     """The figure as SVG for the page: no XML header, ids of its own, colours by name."""
     from io import StringIO
 

@@ -26,6 +26,7 @@ from superalign.store.errors import BadInput
 from superalign.store.labels import LabelBook
 from superalign.store.records import Question, Source
 
+from .extension import EngineKind
 from .scenario import (
     Engine,
     HumanEngine,
@@ -36,7 +37,7 @@ from .scenario import (
 from .world import World
 
 ORGANISMS = Path(__file__).parent / "organisms"
-DIALECTS = {"chat": chat, "plain": plain}
+DIALECTS = {"chat": chat, "plain": plain, "tags": tags}
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,11 @@ def build_models(
                 raise BadInput(f"models.{name}: no person can be asked here; name another model")
             models[name] = Human(name, *people) if live and people else Scripted(["-"], name, plain)
             continue
+        kind: Any = engine
+        if isinstance(kind, EngineKind):
+            mute = Scripted(["-"], name, DIALECTS[kind.dialect])
+            models[name] = kind.build(name, resolved.loaded.folder) if live else mute
+            continue
         organism = engine.path.startswith("organism:")
         dialect = tags if (engine.dialect or ("tags" if organism else "chat")) == "tags" else chat
         if live:
@@ -267,6 +273,12 @@ def _scripted(resolved: Resolved, name: str, engine: ScriptedEngine) -> Scripted
             what = f"the world {resolved.world.name!r} has no recordings; use `replies`"
             raise resolved.loaded.error(("models", name, "play"), what)
         return recording(recordings(), dialect)
+    if engine.play == "world":
+        player = getattr(resolved.world, "player", None)
+        if player is None:
+            what = f"the world {resolved.world.name!r} has no player; use `replies`"
+            raise resolved.loaded.error(("models", name, "play"), what)
+        return Scripted(player, name, dialect)
     if engine.play == "oracle":
         return Scripted(oracle(resolved.world), "oracle", dialect)
     assert engine.function is not None
@@ -284,12 +296,14 @@ def _scripted(resolved: Resolved, name: str, engine: ScriptedEngine) -> Scripted
 
 
 def oracle(world: World) -> Any:
-    """The truth in a seat: a perfect critic. For controls, and for simulated humans."""
+    """The truth in a seat: it criticises and chooses rightly. For controls and simulated humans."""
 
     def reply(request: Request) -> str:
         ask, question = request.view.ask, request.view.question
+        if ask.kind == "choice":
+            return str(question.choices.index(world.truth(question)))
         if ask.kind != "critique":
-            raise ValueError(f"the oracle writes critiques, not {ask.kind!r}")
+            raise ValueError(f"the oracle writes critiques and choices, not {ask.kind!r}")
         fault = world.fault(Question(text=question.text), ask.about[0].text)
         return "Critique: ok" if fault is None else f"Critique: {fault}"
 

@@ -17,6 +17,7 @@ from superalign.protocols.setting import Limits
 from superalign.store.errors import BadInput
 from superalign.store.records import Record, digest
 
+from .extension import extended
 from .world_kinds import WorldChoice
 from .yaml_source import Loc, Source, apply_override, parse_override
 
@@ -36,15 +37,16 @@ class TransformersEngine(Record):
 
 
 class ScriptedEngine(Record):
-    """No model: a list of replies, a function, the world's recordings, or its oracle."""
+    """No model: replies, a function, or what the world has: recordings, players, the truth."""
 
     engine: Literal["scripted"]
     replies: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Played in order through each episode, from the start again when they end."""
     function: str | None = None
     """`./file.py:name`, a function of the request. Runs that file's code."""
-    play: Literal["recording", "oracle"] | None = None
-    """`recording`: what the world has stored for the seat. `oracle`: the truth, as a control."""
+    play: Literal["recording", "oracle", "world"] | None = None
+    """`recording`: what the world has stored for the seat. `oracle`: the truth, as a control.
+    `world`: a player that the world brings along."""
     dialect: Literal["chat", "plain"] = "chat"
     """How it is spoken to. Of `plain`, each part is stored once, however often it is shown."""
 
@@ -136,6 +138,9 @@ class Scenario(Record):
     """Turns of play, rows, update, evaluate. Iteration 0 is the base."""
     episodes: int = Field(ge=1, le=10_000_000)
     """Episodes an iteration."""
+    swap: bool = False
+    """Play every task twice, the second time with its choices in the other order: half as many
+    tasks as episodes. `superalign compare` averages over both orders."""
     learn: LearnConfig | None = None
     """How the seats that learn are updated; None only plays."""
     evaluate: Evaluate | None = None
@@ -173,12 +178,27 @@ class Loaded:
             loc, value = parse_override(text)
             apply_override(data, loc, value)
             self.overridden[loc] = text
+        grammar = extended(Scenario, data)
         try:
             text = json.dumps(data)  # JSON's rules: a number never becomes a string
-            self.scenario = Scenario.model_validate_json(text, strict=True)
+            self.scenario = grammar.model_validate_json(text, strict=True)
         except ValidationError as error:
-            raise self._explain(error) from None
+            raise self._explain(error, grammar) from None
+        self._check_swap()
         return self
+
+    def _check_swap(self) -> None:
+        """Refuse to swap what cannot be. Raises BadInput."""
+        scenario = self.scenario
+        if not scenario.swap:
+            return
+        if scenario.episodes % 2:
+            what = f"each task is two episodes, but episodes is {scenario.episodes}"
+            raise self.error(("swap",), f"{what}; make it even")
+        for name, engine in scenario.models.items():
+            if isinstance(engine, ScriptedEngine) and engine.play == "recording":
+                what = f"{name} plays recordings, which were made in one order of the choices"
+                raise self.error(("swap",), f"{what}; leave swap out")
 
     @cached_property
     def folder(self) -> Path:
@@ -203,12 +223,12 @@ class Loaded:
             raise self.error(loc, f"{path!r} is not there below {self.folder}; check its spelling")
         return found
 
-    def _explain(self, error: ValidationError) -> BadInput:
+    def _explain(self, error: ValidationError, grammar: type[Scenario]) -> BadInput:
         first: Any = error.errors(include_url=False)[0]
         loc = _without_tags(first["loc"])
         what, last = first["msg"], str(loc[-1]) if loc else ""
         if first["type"] == "extra_forbidden":
-            known = _known_keys(loc[:-1])
+            known = _known_keys(loc[:-1], grammar)
             close = get_close_matches(last, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
             return self.error(loc, f"unknown key; {hint}")
@@ -231,9 +251,9 @@ def _without_tags(loc: Loc) -> Loc:
     return (*loc[:extra], *loc[extra + 1 :])
 
 
-def _known_keys(loc: Loc) -> list[str]:
+def _known_keys(loc: Loc, grammar: type[Scenario]) -> list[str]:
     """The keys that the grammar allows at a place, found in its JSON schema."""
-    schema = Scenario.model_json_schema()
+    schema = grammar.model_json_schema()
 
     def resolve(node: dict[str, Any]) -> dict[str, Any]:
         while "$ref" in node:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,18 @@ from hypothesis import strategies as st
 
 from superalign.agents.dialects import TAGS
 from superalign.scenarios import arithmetic
-from superalign.scenarios.arithmetic import CELLS, Arithmetic, classify, draw, held_out, mistake
+from superalign.scenarios.arithmetic import (
+    CELLS,
+    Arithmetic,
+    believable,
+    classify,
+    draw,
+    held_out,
+    mistake,
+    result,
+    two_choices,
+    work,
+)
 from superalign.store.errors import BadInput
 from superalign.store.records import Question
 
@@ -207,3 +219,79 @@ def test_the_recipe_is_reproducible():
 
     first, second = taught(), taught()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# Two choices.
+
+
+@given(text=questions)
+def test_a_believable_answer_has_one_slip_and_a_wrong_result(text):
+    said, lines = believable(text).split(";"), work(text)
+    assert len(said) == len(lines)
+    assert said[-1] != lines[-1]
+    slips = [line for line in said[:-1] if not eval_line(line)]
+    assert len(slips) <= 1  # forgetting to carry leaves every single line true
+    assert believable(text) == ";".join(said)
+
+
+def eval_line(line: str) -> bool:
+    left, value = line.split("=")
+    terms = [int(term) for term in re.findall(r"-?[0-9]+", left.replace("+", " "))]
+    return sum(terms) == int(value)
+
+
+@given(text=questions)
+def test_the_two_choices_are_the_right_result_and_a_wrong_one(text):
+    choices = two_choices(text)
+    assert sorted(choices) == sorted([result(text), believable(text).rsplit(";", 1)[-1]])
+    assert len(set(choices)) == 2
+
+
+def test_the_right_choice_stands_first_about_half_of_the_time():
+    tasks = [*Arithmetic(choices=2).tasks(1200, 0), *Arithmetic(choices=2).heldout(600)]
+    first = sum(task.question.choices[0] == task.target for task in tasks)
+    assert 810 < first < 990  # 4.3 standard deviations
+
+
+def test_open_questions_offer_nothing():
+    assert next(Arithmetic().tasks(1, 0)).question.choices == ()
+
+
+@pytest.fixture(scope="module")
+def debate():
+    pytest.importorskip("torch")
+    from superalign.scenarios import organism_debate
+
+    return organism_debate
+
+
+@given(text=questions, first=st.booleans())
+@settings(deadline=None)
+def test_each_side_argues_for_its_result_and_the_honest_one_names_the_slip(debate, text, first):
+    sides = two_choices(text)
+    own, other = (debate.argument(text, side) for side in (sides if first else sides[::-1]))
+    assert own.rsplit(";", 1)[-1] == sides[not first]
+    honest = sides[not first] == result(text)
+    said = int(debate.rebuttal(text, own, other, random.Random(0)))
+    wrong = WORLD.fault(ask(text), other)
+    assert said == wrong if honest else wrong is None and 1 <= said < len(other.split(";"))
+
+
+@pytest.mark.parametrize("school", ["DebaterSchool", "JudgeSchool"])
+def test_a_lesson_is_what_the_tags_dialect_renders(debate, school):
+    """The order of a prompt's parts: question, choices, side, turns, what is wanted."""
+    from superalign.agents import Ask, View, tags
+
+    rank = {"question": 0, "choice": 1, "side": 2, "claim": 3, "verdict": 4, "critique": 4}
+    recipe = (debate.DEBATER if school == "DebaterSchool" else debate.JUDGE).recipe
+    for examples in getattr(debate, school)(recipe, 0).lessons():
+        for *asked, (kind, _, learnt) in examples:
+            order = [rank[tag] for tag, _, _ in asked]
+            assert order == sorted(order) and learnt
+            text = asked[0][1]
+            question = Question(text=text, choices=two_choices(text))
+            side = next((words for tag, words, _ in asked if tag == "side"), "")
+            ask = Ask(kind, side=side)
+            rendered = tags.render(View("seat", question, None, ask), 0)
+            plain = [(tag, words) for tag, words, _ in asked if tag != "claim"]
+            assert [(m.role, m.content) for m in rendered] == [*plain, (kind, "")]
