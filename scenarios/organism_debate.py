@@ -151,13 +151,13 @@ def grown() -> LlamaForCausalLM:
 
 DEBATER = Breed(
     grown,
-    Recipe(steps=500, rate=2e-3, batch=(32, 24, 8), weights=(1.0, 1.0, 0.5)),
+    Recipe(steps=1500, rate=2e-3, batch=(32, 24, 24), weights=(1.0, 1.0, 1.0)),
     DebaterSchool,
     examine_debater,
 )
 JUDGE = Breed(
     grown,
-    Recipe(steps=500, rate=2e-3, batch=(4, 16, 24, 16, 24), weights=(0.5, 1.0, 1.0, 1.0, 1.0)),
+    Recipe(steps=900, rate=2e-3, batch=(4, 40, 16, 12, 24), weights=(0.5, 1.0, 1.0, 1.0, 1.0)),
     JudgeSchool,
     examine_judge,
 )
