@@ -55,9 +55,8 @@ def critic_comparison() -> StateGraph[State, Context]:
     async def report(state: State, runtime: Runtime[Context]) -> Update:
         ask = Ask("critique", tuple(state["turns"]), REPORT, visible_to=("tamperer", "judge"))
         turn = await runtime.context.cast["tamperer"].act(state, ask)
-        unchanged = parse_fault(turn.text) is None
         verdict = Verdict(value="untampered", seat="tamperer", turn=turn.key)
-        return {"turns": [turn], "verdict": verdict if unchanged else None}
+        return {"turns": [turn], "verdict": None if parse_fault(turn.text) else verdict}
 
     async def tampered(state: State) -> Literal["criticise", "__end__"]:
         return "__end__" if state["verdict"] else "criticise"
@@ -72,10 +71,8 @@ def critic_comparison() -> StateGraph[State, Context]:
     async def compare(state: State, runtime: Runtime[Context]) -> Update:
         _, answered, reference, *critiques = state["turns"]
         pair = tuple(t.model_copy(update={"seat": "critic"}) for t in critiques)  # blind
-        asks = [
-            Ask("comparison", (answered, reference, *shown), COMPARE)
-            for shown in (pair, pair[::-1])
-        ]
+        orders = (pair, pair[::-1])
+        asks = [Ask("comparison", (answered, reference, *shown), COMPARE) for shown in orders]
         judge = runtime.context.cast["judge"]
         said = await asyncio.gather(*(judge.act(state, a, f"{i:02}") for i, a in enumerate(asks)))
         share = preferred(said)
@@ -115,9 +112,8 @@ def caught(episodes: Iterable[Episode], seat: str) -> tuple[float | None, float 
 
 @critic_comparison.score
 def rewards(episode: Episode) -> dict[str, float | None]:
-    """Critics: the judge's choice. Tamperer: share of critics that missed the fault; nothing where
-    its answer is no wrong one. Judge: whether it chose the critic that found the fault, where one
-    did and the other did not. Learner: its own answer is right."""
+    """Critics: the judge's choice. Tamperer: share of critics that missed the fault, if it made
+    one. Judge: whether it chose the only critic that found it. Learner: its answer is right."""
     right = episode.facts.get("correct", {})
     own, changed = (right.get(t.key) for t in episode.turns[:2])
     learner = None if own is None else float(own)
@@ -136,9 +132,8 @@ def rewards(episode: Episode) -> dict[str, float | None]:
 
 @critic_comparison.rows
 def learnt(episode: Episode, seat: str, prompt_of: PromptOf) -> Iterable[Row]:
-    """`pref`. For a critic: the critique that names the reported line over the one that does not;
-    where both or none do, the one that the judge chose in both orders. For the learner: its own
-    answer over the tampered one."""
+    """`pref`. Critic: the critique that names the reported line over the other; where both or none
+    do, the one that the judge chose in both orders. Learner: its answer over the tampered one."""
     if episode.status != "done" or not episode.by("judge"):
         return
     original, tampered, report, *_ = episode.turns

@@ -112,13 +112,11 @@ def heard(state: Hearing, name: str) -> tuple[Turn, ...]:
     return (next(turn for turn in state["turns"] if turn.key.endswith(claim)), *ours)
 
 
-async def examiner(
-    state: Hearing, runtime: Runtime[Context], kind: str, instruction: str
-) -> list[Turn]:
+async def examiner(state: Hearing, runtime: Runtime[Context], kind: str, words: str) -> list[Turn]:
     """Ask the examiner once in each examination that goes on, without showing the question."""
     seat = runtime.context.cast["examiner"]
     blind: Any = {**state, "question": Question(topic=state["question"].topic)}
-    asks = {name: Ask(kind, heard(state, name), instruction) for name in state["still"]}
+    asks = {name: Ask(kind, heard(state, name), words) for name in state["still"]}
     said = (seat.act(blind, ask, key=name) for name, ask in asks.items())
     return list(await asyncio.gather(*said))
 
@@ -135,12 +133,11 @@ def decided(state: Hearing, said: Sequence[Turn], n: int) -> Update:
         found.append(Critique(turn=turn, about=answer.key, fault=fault, confidence=sure))
         shares.append(share)
     best = max(shares)
-    if best < 0.5:
-        wrong = Verdict(value="wrong", seat="examiner", confidence=1 - best)
-        return {"critiques": found, "verdict": wrong}
+    value, sure = ("right", best) if best >= 0.5 else ("wrong", 1 - best)
     stands = standing(state["question"], answers[shares.index(best)]).answer
-    right = Verdict(value="right", seat="examiner", confidence=best, answer=stands)
-    return {"critiques": found, "verdict": right}
+    answer = stands if value == "right" else None
+    verdict = Verdict(value=value, seat="examiner", confidence=sure, answer=answer)
+    return {"critiques": found, "verdict": verdict}
 
 
 @cross_examination.score

@@ -13,10 +13,9 @@ with the fewest flags stands, the earliest of equals.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
@@ -25,8 +24,9 @@ from pydantic import Field
 from superalign.store.records import Row
 
 from . import Ask, Context, Episode, State, Turn, Update, protocol
+from .detection import CLOSE, best, claim, passes, similar
 from .protocol import PromptOf
-from .readings import doubt, parse_word, row, sentences, standing, whole
+from .readings import doubt, row, sentences, standing, whole
 
 ANSWER = "Do what the question asks, by its document alone."
 DETECT = (
@@ -38,22 +38,6 @@ CRITICISE = (
     " that are wrong, say why, and suggest a fix."
 )
 REFINE = "Write the whole answer again with these fixes. Change nothing else."
-CLOSE = 0.5
-"""Below this similarity a refinement is another answer, not a correction."""
-
-
-class Pass(NamedTuple):
-    """An answer, what the detector said of its sentences, and the reviews of the flagged ones."""
-
-    answer: Turn
-    said: list[Turn]
-    reviews: list[Turn]
-
-    @property
-    def flags(self) -> list[int]:
-        """Which sentences were flagged."""
-        words = (parse_word(t.text, "detection", ("supported", "unsupported")) for t in self.said)
-        return [i for i, word in enumerate(words) if word == "unsupported"]
 
 
 @protocol(
@@ -106,48 +90,6 @@ def dcr(rounds: Annotated[int, Field(ge=1, le=8)] = 1) -> StateGraph[State, Cont
     graph.add_edge("answer", "detect").add_conditional_edges("detect", flagged)
     graph.add_edge("criticise", "refine").add_edge("refine", "detect").add_edge("decide", END)
     return graph
-
-
-def claim(answer: Turn, sentence: str) -> Turn:
-    """One sentence of an answer, as a part of its own to be shown."""
-    return answer.model_copy(update={"kind": "claim", "text": sentence})
-
-
-def passes(turns: Iterable[Turn]) -> list[Pass]:
-    """Each answer with what followed it."""
-    found: list[Pass] = []
-    for turn in turns:
-        if turn.kind == "answer":
-            found.append(Pass(turn, [], []))
-        else:
-            (found[-1].said if turn.kind == "detection" else found[-1].reviews).append(turn)
-    return found
-
-
-def best(held: Sequence[Pass]) -> Pass:
-    """The pass with the fewest flags, the earliest of equals."""
-    return min(held, key=lambda one: len(one.flags))
-
-
-def measured(episode: Episode) -> dict[str, Any]:
-    """Of each answer its flags; of each refinement its similarity to the answer before, and the
-    share of that one's sound sentences that it altered."""
-    held = passes(episode.turns)
-    altered = []
-    for before, after in pairwise(held):
-        parts, new = enumerate(sentences(before.answer.text)), sentences(after.answer.text)
-        sound = [part for i, part in parts if i not in before.flags]
-        altered.append(sum(part not in new for part in sound) / len(sound) if sound else None)
-    return {
-        "flags": [len(one.flags) for one in held],
-        "similarity": [similar(a.answer, b.answer) for a, b in pairwise(held)],
-        "altered": altered,
-    }
-
-
-def similar(before: Turn, after: Turn) -> float:
-    """How much of two texts is alike, by words, from 0 to 1."""
-    return SequenceMatcher(None, before.text.split(), after.text.split(), False).ratio()
 
 
 @dcr.score

@@ -13,7 +13,8 @@ from superalign.protocols.check import check_protocol
 from superalign.protocols.constitutional import PRINCIPLES, constitutional, drawn
 from superalign.protocols.critic_comparison import caught, critic_comparison, hits
 from superalign.protocols.critic_debate import critic_debate, hacking
-from superalign.protocols.dcr import dcr, measured
+from superalign.protocols.dcr import dcr
+from superalign.protocols.detection import measured
 from superalign.protocols.readings import doubt, sentences
 from superalign.protocols.self_refine import best, self_refine
 from superalign.store import Turn

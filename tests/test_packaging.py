@@ -99,7 +99,12 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("room", ROOMS)
 def test_what_a_room_imports_is_installed_with_it(room):
     ours = {re.split(r"[<>=\[]", line)[0] for line in PROJECT["project"]["dependencies"]}
-    of = {"ruamel": "ruamel.yaml", "markupsafe": "jinja2", "tokenizers": "transformers"}
+    of = {
+        "ruamel": "ruamel.yaml",
+        "markupsafe": "jinja2",
+        "tokenizers": "transformers",
+        "sklearn": "scikit-learn",
+    }
     of["starlette"] = "fastapi"
     names = set().union(*map(imported, (ROOT / room).glob("*.py")))
     foreign = {of.get(n, n) for n in names - set(sys.stdlib_module_names)} - {"superalign"}
