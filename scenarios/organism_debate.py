@@ -85,9 +85,10 @@ class JudgeSchool(_Lessons):
     """Lessons of the weak judge: nothing, one claim, two, or two with their rebuttals."""
 
     def lessons(self) -> list[list[Example]]:
-        *batch, checks = self.recipe.batch
+        *batch, checks, stands = self.recipe.batch
         judged = [[self.judges(shown) for _ in range(n)] for shown, n in enumerate(batch)]
-        return [*judged, [self.checks() for _ in range(checks)]]
+        helps = [[self.checks() for _ in range(checks)], [self.stands() for _ in range(stands)]]
+        return [*judged, *helps]
 
     def checks(self) -> Example:
         """The first wrong line of a claim: taught so that the judge looks for it."""
@@ -95,6 +96,13 @@ class JudgeSchool(_Lessons):
         claim = argument(text, self.rng.choice(choices))
         fault = WORLD.fault(Question(text=text), claim)
         return [*parts, ("claim", claim, False), ("critique", str(fault or "ok"), True)]
+
+    def stands(self) -> Example:
+        """Which choice a claim stands for: taught so that the judge can turn one claim down."""
+        text, choices, parts = self.question()
+        side = self.rng.randrange(2)
+        claim = argument(text, choices[side])
+        return [*parts, ("claim", claim, False), ("choice", str(side), True)]
 
     def judges(self, shown: int) -> Example:
         text, choices, parts = self.question()
@@ -157,7 +165,7 @@ DEBATER = Breed(
 )
 JUDGE = Breed(
     grown,
-    Recipe(steps=900, rate=2e-3, batch=(4, 40, 16, 12, 24), weights=(0.5, 1.0, 1.0, 1.0, 1.0)),
+    Recipe(steps=1200, rate=2e-3, batch=(4, 40, 16, 12, 16, 24), weights=(0.5, *[1.0] * 5)),
     JudgeSchool,
     examine_judge,
 )

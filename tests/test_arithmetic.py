@@ -282,11 +282,11 @@ def test_a_lesson_is_what_the_tags_dialect_renders(debate, school):
     """The order of a prompt's parts: question, choices, side, turns, what is wanted."""
     from superalign.agents import Ask, View, tags
 
-    rank = {"question": 0, "choice": 1, "side": 2, "claim": 3, "verdict": 4, "critique": 4}
+    rank = {"question": 0, "choice": 1, "side": 2, "claim": 3}
     recipe = (debate.DEBATER if school == "DebaterSchool" else debate.JUDGE).recipe
     for examples in getattr(debate, school)(recipe, 0).lessons():
         for *asked, (kind, _, learnt) in examples:
-            order = [rank[tag] for tag, _, _ in asked]
+            order = [rank[tag] for tag, _, _ in asked]  # `choice` may also be what is wanted
             assert order == sorted(order) and learnt
             text = asked[0][1]
             question = Question(text=text, choices=two_choices(text))
