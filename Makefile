@@ -47,6 +47,11 @@ bench: $(VENV)/.installed ## every table of docs/benchmarks.md
 	$(BIN)/python benchmarks/nyu.py
 	$(BIN)/python benchmarks/bitflips.py
 	$(BIN)/python benchmarks/viewer.py
+	$(BIN)/python benchmarks/oversight.py
+	$(BIN)/python benchmarks/digits.py
+	$(BIN)/python benchmarks/amplification.py
+	$(BIN)/python benchmarks/doubly_efficient.py
+	$(BIN)/python benchmarks/prover_estimator.py
 
 schema: $(VENV)/.installed ## write the JSON schema of scenarios, langgraph.json, the index of protocols
 	$(BIN)/python -c "from superalign.scenarios.scenario import scenario_schema as s; print(s(), end='')" > scenarios/scenario.schema.json
