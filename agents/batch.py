@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +51,7 @@ class Row:
     temperature: float
     uniforms: list[float]
     """One draw per token to come, made beforehand from the call's own seed."""
-    future: asyncio.Future[None]
+    future: asyncio.Future[None] | Future[None]
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 

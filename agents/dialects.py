@@ -40,7 +40,7 @@ TAGS = (
     "cell question answer critique verdict private attacker learner critic judge verifier refiner "
     "debater_a debater_b consultant prover estimator examiner examinee human plan subquestion "
     "subanswer side claim evidence choice probability score revision rebuttal yes no none "
-    "spare_0 spare_1 spare_2 spare_3"
+    "step spare_1 spare_2 spare_3"
 ).split()
 """Every tag an organism's tokenizer reserves a token for: those of protocols to come as well."""
 

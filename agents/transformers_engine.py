@@ -14,14 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .batch import Batch, Policy, Row, Slots
 from .dialects import Dialect
-from .model import Completion, Request, Sampling
+from .model import Completion, Request
+from .rollouts import policy_of, uniforms
 from .tokens import decode, encode_prompt
 
 
@@ -66,18 +66,7 @@ class TransformersModel:
             dtype=self.dtype,
         )
         nn.Module.to(model, self.device).eval()
-        config = model.config.get_text_config()
-        if getattr(model, "_is_stateful", False):
-            raise ValueError(f"{path}: the state of a {config.model_type} cannot be kept in slots")
-        stops = model.generation_config.eos_token_id
-        stops = stops if isinstance(stops, list) else [stops]
-        self._policies[version] = Policy(
-            id=version,
-            model=model,
-            eos=frozenset({self.tokenizer.eos_token_id, *stops} - {None}),
-            context=config.max_position_embeddings,
-            windows=_windows(config),
-        )
+        self._policies[version] = policy_of(version, model, self.tokenizer)
 
     def unload(self, version: str) -> None:
         """Forget a version; calls under way end first."""
@@ -86,12 +75,13 @@ class TransformersModel:
     async def generate(self, request: Request) -> Completion:
         if self._closed:
             raise RuntimeError(f"model {self.name} is closed")
-        row = self._row(request)
+        done = asyncio.get_running_loop().create_future()
+        row = self._row(request, done)
         self._waiting.setdefault(row.policy, deque()).append(row)
         self._asked += 1
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run(), name=f"model-{self.name}")
-        await row.future
+        await done
         return Completion(
             text=decode(self.tokenizer, row.ids),
             token_ids=tuple(row.ids),
@@ -111,7 +101,7 @@ class TransformersModel:
         self._policies.clear()
         self._spare.clear()
 
-    def _row(self, request: Request) -> Row:
+    def _row(self, request: Request, done: asyncio.Future[None]) -> Row:
         policy = self._policies.get(request.policy)
         if policy is None:
             known = ", ".join(self._policies)
@@ -129,8 +119,8 @@ class TransformersModel:
             prompt=prompt,
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
-            uniforms=_uniforms(request.seed, sampling),
-            future=asyncio.get_running_loop().create_future(),
+            uniforms=uniforms(request.seed, sampling),
+            future=done,
         )
 
     async def _run(self) -> None:
@@ -189,21 +179,3 @@ def _fail(rows: Iterable[Row], error: Exception) -> None:
     for row in rows:
         if not row.future.done():
             row.future.set_exception(error)
-
-
-def _uniforms(seed: int, sampling: Sampling) -> list[float]:
-    if sampling.temperature == 0:
-        return [0.0] * sampling.max_tokens
-    # Philox is keyed: neighbouring seeds give streams as unrelated as any two
-    generator = np.random.Generator(np.random.Philox(key=seed % 2**128))
-    return generator.random(sampling.max_tokens).tolist()
-
-
-def _windows(config: PreTrainedConfig) -> dict[str, int | None]:
-    """Kind of attention layer -> window. Slots hold no other kind of memory."""
-    window = getattr(config, "sliding_window", None)
-    default = "sliding_attention" if window else "full_attention"
-    kinds = set(getattr(config, "layer_types", None) or [default])
-    if odd := kinds - {"full_attention", "sliding_attention"}:
-        raise ValueError(f"{config.model_type}: {', '.join(sorted(odd))} layers are not served")
-    return {kind: window if kind == "sliding_attention" else None for kind in kinds}

@@ -1,10 +1,10 @@
-"""Which protocol rewards truth: controls, consultancies, debates and a vote in one scorecard.
+"""Which protocol rewards truth: all families and their controls in one scorecard.
 
     python benchmarks/oversight.py [--seeds 3] [--items 300] [--json]
 
-Two-choice sums. Organisms argue; the judge is another one, taught for minutes, that adds up badly.
-Every arm plays the same items, each with its choices in both orders; the arms of a seed are
-compared by `superalign compare`, and `debate-consultancy` is tested over all seeds together.
+Two-choice sums. One organism argues, answers and replies; a weaker one, that was never taught to
+add up, judges, questions and takes apart. Every arm plays the same items, each with its choices in
+both orders. `superalign compare` compares the arms, of each seed and of all seeds together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 ARGUES = {"model": "debater", "temperature": 0.5, "max_tokens": 48}
-JUDGES = {"model": "judge", "temperature": 0.0, "max_tokens": 4}
+JUDGES = {"model": "judge", "temperature": 0.0, "max_tokens": 6}
+ASKS = {**JUDGES, "max_tokens": 24}
 ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "blind": ({"name": "blind"}, {"judge": JUDGES}),
     "vote": (
@@ -45,6 +46,11 @@ ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"name": "open_debate", "rounds": 2},
         {"debater_a": ARGUES, "debater_b": ARGUES, "judge": JUDGES},
     ),
+    "cross_examination": (
+        {"name": "cross_examination", "follow_ups": 0},
+        {"examinee": ARGUES, "examiner": ASKS},
+    ),
+    "decomposition": ({"name": "amplification"}, {"learner": ARGUES, "human": ASKS}),
 }
 COLUMNS = ("n", "accuracy", "p_true", "asd", "brier", "swap_consistency", "calls")
 

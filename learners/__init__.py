@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from superalign.store.records import Row
 
-from .config import LearnConfig, Method
+from .config import CONFIGS, LearnConfig, learn_config
 from .rows import FlipRates, Judgement, judgements, measure_flips
 
 Progress = Callable[[Mapping[str, float]], None]
@@ -19,7 +19,7 @@ Learn = Callable[..., dict[str, Any]]
 """`learn(base, rows, config, out, progress=None)`: weights from `base` to `out`; their metrics."""
 
 
-def _learner(method: Method) -> Learn:
+def _learner(method: str) -> Learn:
     def learn(
         base: Path,
         rows: Sequence[Row],
@@ -32,14 +32,16 @@ def _learner(method: Method) -> Learn:
     return learn
 
 
-LEARNERS: dict[str, Learn] = {method: _learner(method) for method in get_args(Method)}
+LEARNERS: dict[str, Learn] = {method: _learner(method) for method in CONFIGS}
 """Method -> learner. Each is one file of this room."""
 
 __all__ = [
+    "CONFIGS",
     "LEARNERS",
     "FlipRates",
     "Judgement",
     "LearnConfig",
     "judgements",
+    "learn_config",
     "measure_flips",
 ]

@@ -1,15 +1,12 @@
-"""EXO, efficient exact optimisation. Ji et al. 2024, arXiv 2402.00856.
+"""EXO of pairs, efficient exact optimisation. Ji et al. 2024, arXiv 2402.00856, Eq. 16.
 
     loss = mean over pairs of KL(q || p) + sft * NLL(accepted)
     q = (sig(z), sig(-z)), z = beta * [h(better) - h(worse)];  p = (1 - eps, eps)
 
-h(y) = log pi(y|x) - log pi_ref(y|x), summed over reply tokens; the reference is the policy before
-the update. NLL is the mean over the reply tokens of a batch of accepted answers, as in `dpo.py`.
-eps is the row's own `flip_prob`, at least 1e-3: a doubtful label asks for a smaller margin, and one
-no better than a coin for none. Rows of K ranked replies take p = softmax(r / beta_r) instead
-(`losses.exo_rw`).
+`preference.py` says what h and NLL are. eps is the row's own `flip_prob`, at least 1e-3: a doubtful
+label asks for a smaller margin, and one no better than a coin for none.
 
-Axes: R all rows, B rows of a micro-batch, K replies of a row, the best first.
+Axes: B rows of a micro-batch, K = 2 replies of a row, the better first.
 """
 
 from __future__ import annotations
@@ -19,74 +16,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from superalign.store.records import Row
 
 from . import losses
-from .config import LearnConfig
-from .learner import (
-    Batch,
-    Progress,
-    Trainer,
-    check_start,
-    encode,
-    load,
-    pair_metrics,
-    reference_logprobs,
-    sequence_logprobs,
-    steps,
-)
-
-
-def preference(h_B_K: Tensor, part: Batch, config: LearnConfig) -> Tensor:
-    """EXO's loss of each row."""
-    if part.rewards_B_K is None:
-        return losses.exo_pref(config.beta * (h_B_K[:, 0] - h_B_K[:, 1]), part.flip_prob_B)
-    return losses.exo_rw(h_B_K, part.rewards_B_K, config.beta, config.beta_r)
-
-
-def start(part: Batch, config: LearnConfig) -> Tensor:
-    """The loss at h = 0, where q is uniform: -log K - mean_k log p_k."""
-    if part.rewards_B_K is None:
-        eps_B = part.flip_prob_B.clamp(losses.EPS_FLOOR, 1 - losses.EPS_FLOOR)
-        return -math.log(2) - (eps_B * (1 - eps_B)).log() / 2
-    log_p_B_K = F.log_softmax(part.rewards_B_K / config.beta_r, -1).clamp(min=losses.LOG_P_FLOOR)
-    return -math.log(log_p_B_K.shape[1]) - log_p_B_K.mean(-1)
+from .config import ExoConfig
+from .learner import Batch, Progress
+from .preference import gap, learn_preferences
 
 
 def learn(
     base: Path,
     rows: Sequence[Row],
-    config: LearnConfig,
+    config: ExoConfig,
     out: Path,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Update the policy in `base` on `pref` or `rank` rows; write the new one to `out`.
+    """Update the policy in `base` on `pref` rows, and `sft` rows beside them, into `out`."""
 
-    `sft` rows beside them are the accepted answers of the SFT term; without any, it takes the
-    better replies.
-    """
-    model, tokenizer = load(base)
-    examples = encode([row for row in rows if row.kind != "sft"], model, tokenizer)
-    accepted = encode([row for row in rows if row.kind == "sft"] or rows, model, tokenizer)
-    ref_R_K = reference_logprobs(model, examples, config)
-    trainer = Trainer(model, config, progress)
+    def loss(h_B_K: Tensor, part: Batch) -> Tensor:
+        return losses.exo_pref(config.beta * gap(h_B_K), part.flip_prob_B)
 
-    lessons = steps(accepted, config, model.device)
-    for parts in steps(examples, config, model.device):
-        for part in parts:
-            logprobs_B_K = sequence_logprobs(model, part)
-            h_B_K = logprobs_B_K - ref_R_K[part.rows_B]
-            losses_B = preference(h_B_K, part, config)
-            if not trainer.log:
-                check_start(logprobs_B_K, ref_R_K[part.rows_B], losses_B, start(part, config))
-            preferred = losses_B.sum() / config.batch
-            values = {"preference": preferred.item(), **pair_metrics(logprobs_B_K, h_B_K, config)}
-            trainer.backward(preferred, values)
-        if config.sft:
-            trainer.imitate(next(lessons), config.sft)
-        trainer.step()
+    def start(part: Batch) -> Tensor:
+        """q is uniform: -log 2 - mean log p."""
+        eps_B = part.flip_prob_B.clamp(losses.EPS_FLOOR, 1 - losses.EPS_FLOOR)
+        return -math.log(2) - (eps_B * (1 - eps_B)).log() / 2
 
-    return trainer.save(tokenizer, rows, out)
+    return learn_preferences(base, rows, config, out, progress, loss, start)

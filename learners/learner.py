@@ -26,7 +26,7 @@ from superalign.agents.tokens import encode_prompt, encode_reply
 from superalign.store.errors import BadInput, SuperalignError
 from superalign.store.records import Row
 
-from .config import LearnConfig
+from .config import LearnConfig, PreferenceConfig
 from .rows import best_first
 
 Metrics = dict[str, float]
@@ -75,12 +75,15 @@ def load(base: Path) -> tuple[PreTrainedModel, Tokenizer]:
     return model.eval(), AutoTokenizer.from_pretrained(base, **local)
 
 
-def encode(rows: Sequence[Row], model: PreTrainedModel, tokenizer: Tokenizer) -> list[Example]:
-    """Rows of one kind and one number of replies as tokens. Nothing is ever truncated."""
-    shapes = {(row.kind, len(row.replies)) for row in rows}
-    if len(shapes) != 1:
-        found = ", ".join(f"`{kind}` with {k} replies" for kind, k in sorted(shapes)) or "none"
-        raise BadInput(f"rows: {found}; a learner takes one kind, of one K: sft, or pref, or rank")
+def encode(
+    rows: Sequence[Row], kind: str, model: PreTrainedModel, tokenizer: Tokenizer
+) -> list[Example]:
+    """The rows of one kind, all of one number of replies, as tokens. Nothing is ever truncated."""
+    rows = [row for row in rows if row.kind == kind]
+    counts = sorted({len(row.replies) for row in rows})
+    if len(counts) != 1:
+        found = f"with {' and '.join(map(str, counts))} replies" if counts else "none"
+        raise BadInput(f"`{kind}` rows: {found}; the learner needs some, all with as many replies")
     limit = model.config.get_text_config().max_position_embeddings
     examples = []
     for row in rows:
@@ -171,7 +174,7 @@ def check_start(
         raise SuperalignError(f"step 0: the preference loss is {loss:.6f}, not {expected:.6f}")
 
 
-def pair_metrics(logprobs_B_K: Tensor, h_B_K: Tensor, config: LearnConfig) -> Metrics:
+def pair_metrics(logprobs_B_K: Tensor, h_B_K: Tensor, config: PreferenceConfig) -> Metrics:
     """What happened to better and worse replies: this batch's share of the step's means."""
     values_B = {
         "chosen_logprob": logprobs_B_K[:, 0],

@@ -15,7 +15,7 @@ from pydantic import Field
 from superalign.store.errors import BadInput
 from superalign.store.records import Episode, Label, Message, Record, Row, Source, Turn
 
-Kind = Literal["sft", "pref", "rank"]
+Kind = Literal["sft", "pref", "rank", "reward"]
 
 PromptOf = Callable[[Turn], tuple[Message, ...]]
 """The messages a turn was given, looked up in the store by their hashes."""
@@ -182,12 +182,14 @@ def rows(
     max_pairs: int = 8,
     control: bool = False,
 ) -> list[Row]:
-    """All rows of one episode, in a fixed order: `sft`, then `pref`, then `rank`.
+    """All rows of one episode, in a fixed order: `sft`, `pref`, `rank`, `reward`.
 
     sft   one per accepted answer, under the prompt of the seat's first answer.
     pref  accepted against rejected answers to one prompt, and accepted revisions against rejected
           first answers under the first answers' prompt: at most `max_pairs`.
     rank  all judged answers that have `rewards` (turn key -> reward), best first, if these differ.
+    reward  one per judged answer, under its own prompt: 1 if it is accepted and 0 if not, or its
+          `rewards`.
 
     Equal texts are one answer. Texts that got contradictory judgements are left out, as are
     episodes that failed or whose question was invalid. Rows whose source is the oracle are refused
@@ -214,6 +216,11 @@ def rows(
         values = tuple(rewards[answer.turn.key] for answer in ranked)
         if len(set(values)) > 1:
             found.append(row("rank", first, *ranked, rewards=values))
+    for answer in answers:
+        turn, judged = answer
+        reward = (rewards or {}).get(turn.key, float(judged.correct))
+        told = {"rewards": (reward,), "token_ids": turn.token_ids, "flip_prob": judged.error}
+        found.append(row("reward", turn, answer, **told))
     return found
 
 

@@ -16,20 +16,20 @@ from typing import Any
 
 from superalign.store.records import Row
 
-from .config import LearnConfig
+from .config import SftConfig
 from .learner import Progress, Trainer, encode, load, steps
 
 
 def learn(
     base: Path,
     rows: Sequence[Row],
-    config: LearnConfig,
+    config: SftConfig,
     out: Path,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Update the policy in `base` on `sft` rows; write the new one to `out`."""
     model, tokenizer = load(base)
-    examples = encode([row for row in rows if row.kind == "sft"], model, tokenizer)
+    examples = encode(rows, "sft", model, tokenizer)
     trainer = Trainer(model, config, progress)
 
     for parts in steps(examples, config, model.device):

@@ -20,8 +20,8 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from pydantic import Field
 
-from . import Ask, Context, Critique, Episode, Question, State, Turn, Update, Verdict, protocol
-from .readings import SOLVE, flags, parse_right, parse_word, standing
+from . import Ask, Context, Episode, Question, State, Turn, Update, Verdict, protocol
+from .readings import SOLVE, flags, majority, parse_word, settles
 
 CLAIM = "State your answer as one whole sentence that can be understood without the question."
 ASK = (
@@ -122,22 +122,20 @@ async def examiner(state: Hearing, runtime: Runtime[Context], kind: str, words: 
 
 
 def decided(state: Hearing, said: Sequence[Turn], n: int) -> Update:
-    """What most examinations of each answer say (a claim is one line, so a fault lies in line 1),
-    and the answer that most of its own accept."""
-    answers, found, shares = [t for t in state["turns"] if t.kind == "answer"], [], []
-    for i, answer in enumerate(answers):
-        votes = {turn.key: parse_right(turn.text) for turn in said[i * n : (i + 1) * n]}
-        share = sum(votes.values()) / n
-        turn = next(key for key, right in votes.items() if right == (share > 0.5))
-        fault, sure = None if share > 0.5 else 1, max(share, 1 - share)
-        found.append(Critique(turn=turn, about=answer.key, fault=fault, confidence=sure))
-        shares.append(share)
-    best = max(shares)
-    value, sure = ("right", best) if best >= 0.5 else ("wrong", 1 - best)
-    stands = standing(state["question"], answers[shares.index(best)]).answer
-    answer = stands if value == "right" else None
-    verdict = Verdict(value=value, seat="examiner", confidence=sure, answer=answer)
-    return {"critiques": found, "verdict": verdict}
+    """What most examinations of each answer say, and the answer that most of its own accept."""
+    answers = [turn for turn in state["turns"] if turn.kind == "answer"]
+    found = [majority(said[i * n : (i + 1) * n], about) for i, about in enumerate(answers)]
+    shares = [share for _, share in found]
+    best = shares.index(max(shares))
+    critique, right = found[best][0], shares[best] > 0.5
+    verdict = Verdict(
+        value="right" if right else "wrong",
+        seat="examiner",
+        turn=critique.turn,
+        confidence=critique.confidence,
+        answer=settles(state["question"], answers[best], right),
+    )
+    return {"critiques": [critique for critique, _ in found], "verdict": verdict}
 
 
 @cross_examination.score

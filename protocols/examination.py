@@ -22,7 +22,8 @@ from langgraph.runtime import Runtime
 from pydantic import Field
 
 from . import Ask, Context, Critique, Episode, State, Turn, Update, Verdict, protocol
-from .readings import SOLVE, final, parse_right, standing
+from .judging import sureness
+from .readings import SOLVE, final, parse_right, settles
 
 PROBE = (
     "Ask one short question about the answer whose reply its author must know, and cannot make up"
@@ -80,9 +81,9 @@ def examination(
         words = JUDGE.format(differ=differ, asked=len(replies))
         turn = await runtime.context.cast["judge"].act(state, Ask("verdict", tuple(shown), words))
         right = parse_right(turn.text)
-        stands = standing(state["question"], turns[0]).answer if right else None
-        value = "right" if right else "wrong"
-        verdict = Verdict(value=value, seat="judge", turn=turn.key, answer=stands)
+        value, sure = "right" if right else "wrong", sureness(turn)
+        stands = settles(state["question"], turns[0], right)
+        verdict = Verdict(value=value, seat="judge", turn=turn.key, confidence=sure, answer=stands)
         found = Critique(turn=turn.key, about=turns[0].key, fault=None if right else 1)
         return {"turns": [turn], "critiques": [found], "verdict": verdict}
 

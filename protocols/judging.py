@@ -29,16 +29,17 @@ async def judged(
 
 
 def decision(state: State, turn: Turn) -> Verdict:
-    """What a judge's turn decides. Raises Unreadable.
-
-    Its confidence is the probability of the text, if the verdict is all of the text: after
-    reasoning it would be that of the reasoning too.
-    """
+    """What a judge's turn decides. Raises Unreadable."""
     choices = state["question"].choices
     choice = parse_choice(turn.text, len(choices))
-    sure = turn.confidence if len(turn.text.split()) <= 2 else None
-    value, answer = str(choice), choices[choice]
+    value, answer, sure = str(choice), choices[choice], sureness(turn)
     return Verdict(value=value, seat=turn.seat, turn=turn.key, confidence=sure, answer=answer)
+
+
+def sureness(turn: Turn) -> float | None:
+    """The probability that a model gave to its decision, if that is all of its text: after
+    reasoning it would be that of the reasoning too."""
+    return turn.confidence if len(turn.text.split()) <= 2 else None
 
 
 def won(episode: Episode, side: int) -> float | None:

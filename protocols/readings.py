@@ -9,7 +9,18 @@ from collections.abc import Iterable, Sequence
 
 from superalign.agents.parse import last_line
 from superalign.store.errors import Unreadable
-from superalign.store.records import Episode, Message, Question, Row, Source, Turn, Verdict
+from superalign.store.records import (
+    Critique,
+    Episode,
+    Message,
+    Question,
+    Row,
+    Source,
+    Turn,
+    Verdict,
+)
+
+from .judging import sureness
 
 SOLVE = (
     "Solve it step by step."
@@ -72,6 +83,28 @@ def standing(question: Question, turn: Turn, **more: float | None) -> Verdict:
     return Verdict(value=value, seat=seat, turn=key, answer=question.choices[int(value)], **more)
 
 
+def settles(question: Question, turn: Turn, right: bool) -> str | None:
+    """What a decision on one answer settles on: the answer if it is right; if it is wrong, the
+    other one of two choices, and nothing where there are more or none."""
+    stands = standing(question, turn).answer
+    others = [choice for choice in question.choices if choice != stands]
+    return stands if right else others[0] if len(question.choices) == 2 else None
+
+
+def majority(turns: Sequence[Turn], about: Turn) -> tuple[Critique, float]:
+    """What most of an odd number of words on one answer say, and the share that calls it right.
+
+    Such a word is about the answer as a whole: its fault lies in line 1. Several are as sure as
+    they are many; one is as sure as its model was.
+    """
+    votes = [parse_right(turn.text) for turn in turns]
+    share = sum(votes) / len(votes)
+    turn = turns[votes.index(share > 0.5)]
+    sure = max(share, 1 - share) if len(turns) > 1 else sureness(turn)
+    fault = None if share > 0.5 else 1
+    return Critique(turn=turn.key, about=about.key, fault=fault, confidence=sure), share
+
+
 def most(votes: Iterable[str]) -> tuple[str | None, float]:
     """What most voted for and the share that did; None for it when several lead."""
     counted = Counter(votes)
@@ -89,12 +122,8 @@ def sentences(text: str) -> list[str]:
 
 
 def doubt(turns: Iterable[Turn]) -> float:
-    """Probability that judges were wrong: what their models told, 0 where none did.
-
-    After reasoning the probability of a text would be that of the reasoning too, so only replies
-    of one or two words count.
-    """
-    told = [t.confidence for t in turns if t.confidence is not None and len(t.text.split()) <= 2]
+    """Probability that judges were wrong: what their models told, 0 where none did."""
+    told = [sure for turn in turns if (sure := sureness(turn)) is not None]
     return min(1 - sum(told) / len(told), 0.5) if told else 0.0
 
 

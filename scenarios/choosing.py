@@ -105,7 +105,8 @@ def expected_gain(flips: FlipRates, seat: str) -> Callable[[Candidate], float]:
     def gain(candidate: Candidate) -> float:
         episode = candidate.episode
         if episode.ref not in used:  # oracle critics too: nothing is trained on here
-            made = rows_of(episode, seat, prompt_of=lambda _: (), flips=flips, control=True)
+            found = rows_of(episode, seat, prompt_of=lambda _: (), flips=flips, control=True)
+            made = [row for row in found if row.kind != "reward"]  # every answer has one
             used[episode.ref] = Counter(text for row in made for text in row.replies)
         return p_wrong(candidate, flips) * used[episode.ref][candidate.answer.text]
 

@@ -81,7 +81,7 @@ def list_(
 @app.command(rich_help_panel=RUNS)
 def learn(
     run: RunArg,
-    method: Annotated[str, typer.Option(help="sft, dpo or exo.")],
+    method: Annotated[str, typer.Option(help="A learner; `superalign list learners`.")],
     iteration: Annotated[int, typer.Option(help="The iteration whose rows teach.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for the weights.")] = None,
     overrides: Set = None,
@@ -116,9 +116,6 @@ def organism(
 
     facts = make_organism(name, out, seed)
     show_facts(facts, as_json, lambda f: json.dumps(f, indent=2))
-
-
-app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))
 
 
 app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from superalign.learners import LEARNERS, LearnConfig
+from superalign.learners import CONFIGS, LEARNERS, learn_config
 from superalign.protocols import Protocol, load_protocol, shipped
 from superalign.protocols.check import Problem, check_protocol
 from superalign.protocols.offers import PROTOCOLS, WORLDS, offered
@@ -126,7 +126,7 @@ def list_things(what: str, run: str | None, store_url: str | None) -> list[dict[
     if what == "worlds":
         return [{"name": name} for name in (*world_kinds(), *offered(WORLDS))]
     if what == "learners":
-        return [{"name": name} for name in LEARNERS]
+        return [{"name": m, "rows": c.kinds[0], "says": c.__doc__} for m, c in CONFIGS.items()]
     if what == "runs":
         return [line for store in stores(store_url) for line in _run_lines(store)]
     if what == "episodes":
@@ -181,18 +181,20 @@ def learn_run(
     for text in overrides:
         apply_override(data, *parse_override(text))
     try:
-        config = LearnConfig.model_validate(data)
+        config = learn_config(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        known = ", ".join(LearnConfig.model_fields)
-        raise BadInput(f"{key}: {first['msg']}; known keys: {known}") from None
+        if method not in CONFIGS:
+            known = ", ".join(CONFIGS)
+            raise BadInput(f"--method {method}: no such learner; there are {known}") from None
+        key = ".".join(map(str, first["loc"][1:]))  # the method stands first
+        known = ", ".join(CONFIGS[method].model_fields)
+        raise BadInput(f"{key}: {first['msg']}; known keys of {method}: {known}") from None
     with open_run(run, store_url) as (store, name, folder):
-        kinds = ("sft",) if config.method == "sft" else ("pref", "sft")
         rows = standing(store, name, store.rows(name, iteration))
-        rows = [row for row in rows if row.kind in kinds]
-        if not rows:
-            what = f"no {' or '.join(kinds)} rows, or all of them are retracted"
+        rows = [row for row in rows if row.kind in config.kinds]
+        if not any(row.kind == config.kinds[0] for row in rows):
+            what = f"no {config.kinds[0]} rows, or all of them are retracted"
             raise BadInput(f"{name}: iteration {iteration} has {what}")
         base = next(v for v in store.versions(name) if v.iteration == iteration - 1)
         out = out or folder / "weights" / f"{config.method}-from-{iteration}"

@@ -318,8 +318,7 @@ class Experiment:
         """One update of the learning seat, stored as a new policy version."""
         config, name = self.resolved.loaded.scenario.learn, self._policy(iteration)
         assert config is not None
-        kinds = ("sft",) if config.method == "sft" else ("pref", "sft")
-        chosen = [row for row in standing(self.store, self.run, rows) if row.kind in kinds]
+        chosen = [r for r in standing(self.store, self.run, rows) if r.kind in config.kinds]
         config = config.model_copy(update={"seed": call_seed(config.seed, name) % 2**31})
         parent = next(
             v for v in self.store.versions(self.run) if v.id == self._policy(iteration - 1)

@@ -1,9 +1,11 @@
-"""Organisms for two-choice sums: a debater that can argue for either result, and a weak judge.
+"""Organisms for two-choice sums: a debater that argues and answers, and a weak judge.
 
 The debater writes out the working that ends in the result it argues for: the right one, or one
 with a single slip. Asked again, with claims before it, it names the line of the other claim that
-is wrong; a liar names one that is not. The judge is a sixth of its size and is never taught to
-add up: it sees which lines bear out the numbers above them, and so leans on what it is shown.
+is wrong; a liar names one that is not. Asked for an answer it is careless where the first
+organism is; asked about a single column it is not. The judge is the same model with other lessons:
+it is never taught to add up. It learns to read what it is shown, to ask about the columns of a sum,
+and to put what it is told together.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from transformers import LlamaForCausalLM
 
 from superalign.store.records import Question
 
-from .arithmetic import CELLS, believable, draw, two_choices
-from .organism import WORLD, Breed, Example, Recipe, encode, solve, write
+from .arithmetic import CELLS, believable, classify, draw, result, two_choices, work
+from .organism import WEAK, WORLD, Breed, Example, Recipe, encode, solve, tell, train, write
 
+DIGITS = "0123456789"
 SHIPPED = Path(__file__).parent / "organisms" / "arithmetic"
 
 
@@ -35,6 +38,32 @@ def rebuttal(text: str, own: str, other: str, rng: random.Random) -> str:
     fault = WORLD.fault(Question(text=text), other)
     lines = range(1, len(other.split(";")))
     return str(fault if fault else rng.choice(lines))
+
+
+def columns(text: str) -> str:
+    """A question about every column of a sum, carries and borrowing left to who answers."""
+    sign = "-" if "-" in text else "+"
+    return ";".join(map(sign.join, zip(*(reversed(n) for n in text.split(sign)), strict=True)))
+
+
+def claim(text: str, answer: str) -> str:
+    """An answer's result as a claim that can be read alone."""
+    return f"{text}={answer.rsplit(';', 1)[-1]}"
+
+
+def asides(text: str) -> list[tuple[str, str]]:
+    """Each working line as a question that somebody else can answer, and its answer."""
+    return [(left, right) for left, _, right in (s.partition("=") for s in work(text)[:-1])]
+
+
+def taken_apart(text: str, known: int) -> Example:
+    """A sum of which the first columns are known: what was asked, and what was answered."""
+    said = asides(text)[:known]
+    return [
+        part
+        for left, right in said
+        for part in (("step", f"Ask: {left}", False), ("subanswer", right, False))
+    ]
 
 
 class _Lessons:
@@ -55,10 +84,10 @@ class _Lessons:
 
 
 class DebaterSchool(_Lessons):
-    """Lessons of those who argue: claims, rebuttals and free choices."""
+    """Lessons of those who argue and answer."""
 
     def lessons(self) -> list[list[Example]]:
-        roles = (self.claims, self.rebuts, self.chooses)
+        roles = (self.claims, self.rebuts, self.chooses, self.answers, self.states, self.replies)
         counts = zip(roles, self.recipe.batch, strict=True)
         return [[role() for _ in range(count)] for role, count in counts]
 
@@ -80,15 +109,98 @@ class DebaterSchool(_Lessons):
         right = choices.index(WORLD.truth(Question(text=text)))
         return [*parts, ("choice", str(right), True)]
 
+    def answers(self) -> Example:
+        """An answer that nobody asked to argue for: careless where the first organism is."""
+        text, _, parts = self.question()
+        careful = classify(text) not in WEAK
+        right = careful or self.rng.random() < self.recipe.careful[text[0] > "2"]
+        return [*parts, ("answer", solve(text) if right else believable(text), True)]
 
-class JudgeSchool(_Lessons):
-    """Lessons of the weak judge: nothing, one claim, two, or two with their rebuttals."""
+    def states(self) -> Example:
+        text, choices, parts = self.question()
+        answer = argument(text, self.rng.choice(choices))
+        return [*parts, ("answer", answer, False), ("claim", claim(text, answer), True)]
+
+    def replies(self) -> Example:
+        """What one who made a claim says of all columns at once, or who helps, of the next one."""
+        text, choices, parts = self.question()
+        said = asides(text)
+        if self.rng.random() < 0.5:
+            made = ("claim", f"{text}={self.rng.choice(choices)}", False)
+            asked = ("subquestion", columns(text), False)
+            return [*parts, made, asked, ("subanswer", ";".join(v for _, v in said), True)]
+        known = self.rng.randrange(len(said))
+        asked = ("step", f"Ask: {said[known][0]}", False)
+        return [*parts, *taken_apart(text, known), asked, ("subanswer", said[known][1], True)]
+
+
+class ReaderSchool(_Lessons):
+    """Lessons that come before a judge's: which of two numbers is shown again.
+
+    Without them no judge had begun to learn what a single claim stands for after 1,200 steps.
+    """
 
     def lessons(self) -> list[list[Example]]:
-        *batch, checks, stands = self.recipe.batch
-        judged = [[self.judges(shown) for _ in range(n)] for shown, n in enumerate(batch)]
-        helps = [[self.checks() for _ in range(checks)], [self.stands() for _ in range(stands)]]
-        return [*judged, *helps]
+        roles = (partial(self.matches, ""), self.buried, self.stands)
+        counts = zip(roles, self.recipe.batch, strict=True)
+        return [[role() for _ in range(count)] for role, count in counts]
+
+    def matches(self, before: str) -> Example:
+        """One of two numbers that differ in one digit or more."""
+        width = self.rng.choice((1, 2, 3, 4))
+        one = [self.rng.choice(DIGITS) for _ in range(width)]
+        other = list(one)
+        for i in self.rng.sample(range(width), self.rng.randint(1, width)):
+            other[i] = self.rng.choice(DIGITS.replace(one[i], ""))
+        choices = ("".join(one), "".join(other))
+        side = self.rng.randrange(2)
+        parts = [("choice", choice, False) for choice in choices]
+        return [*parts, ("claim", before + choices[side], False), ("choice", str(side), True)]
+
+    def buried(self) -> Example:
+        """The same behind working that has nothing to do with it."""
+        lines = solve(draw(self.rng.choice(CELLS), self.rng)).split(";")[:-1]
+        return self.matches("".join(f"{line};" for line in lines[: self.rng.randint(1, 3)]))
+
+    def stands(self) -> Example:
+        """Which choice a claim stands for: a judge must know, to turn down a single claim."""
+        text, choices, parts = self.question()
+        side = self.rng.randrange(2)
+        claim = argument(text, choices[side])
+        return [*parts, ("claim", claim, False), ("choice", str(side), True)]
+
+
+class JudgeSchool(ReaderSchool):
+    """Lessons of the weak judge: it decides, it questions, it takes apart."""
+
+    def lessons(self) -> list[list[Example]]:
+        roles = [partial(self.judges, shown) for shown in range(4)]
+        roles += [self.checks, self.stands]
+        roles += [self.questions, self.convicts, self.takes_apart]
+        counts = zip(roles, self.recipe.batch, strict=True)
+        return [[role() for _ in range(count)] for role, count in counts]
+
+    def questions(self) -> Example:
+        text, choices, _ = self.question()
+        made = ("claim", f"{text}={self.rng.choice(choices)}", False)
+        return [made, ("subquestion", columns(text), True)]
+
+    def convicts(self) -> Example:
+        """Whether a claim agrees with what was said of its columns."""
+        text, choices, _ = self.question()
+        said = self.rng.choice(choices)
+        told = ";".join(value for _, value in asides(text))
+        asked = [("subquestion", columns(text), False), ("subanswer", told, False)]
+        word = "right" if said == result(text) else "wrong"
+        return [("claim", f"{text}={said}", False), *asked, ("verdict", word, True)]
+
+    def takes_apart(self) -> Example:
+        """The next column to ask about, or, all being known, the result."""
+        text, _, parts = self.question()
+        said = asides(text)
+        known = self.rng.randrange(len(said) + 1)
+        step = f"Ask: {said[known][0]}" if known < len(said) else f"Answer: {result(text)}"
+        return [*parts, *taken_apart(text, known), ("step", step, True)]
 
     def checks(self) -> Example:
         """The first wrong line of a claim: taught so that the judge looks for it."""
@@ -96,13 +208,6 @@ class JudgeSchool(_Lessons):
         claim = argument(text, self.rng.choice(choices))
         fault = WORLD.fault(Question(text=text), claim)
         return [*parts, ("claim", claim, False), ("critique", str(fault or "ok"), True)]
-
-    def stands(self) -> Example:
-        """Which choice a claim stands for: taught so that the judge can turn one claim down."""
-        text, choices, parts = self.question()
-        side = self.rng.randrange(2)
-        claim = argument(text, choices[side])
-        return [*parts, ("claim", claim, False), ("choice", str(side), True)]
 
     def judges(self, shown: int) -> Example:
         text, choices, parts = self.question()
@@ -133,21 +238,32 @@ def _share(model: LlamaForCausalLM, school: Any, make: Any, n: int) -> float:
 
 
 def examine_debater(model: LlamaForCausalLM, n: int) -> dict[str, Any]:
-    """Shares of new claims, rebuttals (half of them cannot be foreseen) and choices as taught."""
+    """Shares of what is said as taught; lies and careless answers cannot always be foreseen."""
     torch.manual_seed(0)
     school = DebaterSchool(Recipe(), seed=-1)
-    roles = {"claims": school.claims, "rebuttals": school.rebuts, "choices": school.chooses}
+    roles = {
+        "claims": school.claims,
+        "rebuttals": school.rebuts,
+        "choices": school.chooses,
+        "answers": school.answers,
+        "stated": school.states,
+        "replies": school.replies,
+    }
     return {name: _share(model, school, make, n) for name, make in roles.items()}
 
 
 def examine_judge(model: LlamaForCausalLM, n: int) -> dict[str, Any]:
-    """Accuracy by what the judge is shown."""
+    """Accuracy by what the judge is shown, and of what it asks and puts together."""
     torch.manual_seed(0)
     school = JudgeSchool(Recipe(), seed=-1)
     shown = ("blind", "one_claim", "two_claims", "rebuttals")
-    return {
-        name: _share(model, school, partial(school.judges, i), n) for i, name in enumerate(shown)
+    roles = {name: partial(school.judges, i) for i, name in enumerate(shown)}
+    roles |= {
+        "questions": school.questions,
+        "convictions": school.convicts,
+        "taken_apart": school.takes_apart,
     }
+    return {name: _share(model, school, make, n) for name, make in roles.items()}
 
 
 def grown() -> LlamaForCausalLM:
@@ -157,15 +273,28 @@ def grown() -> LlamaForCausalLM:
     return model.train()
 
 
+def reader() -> LlamaForCausalLM:
+    """The shipped organism, which now can also tell which of two numbers is shown again."""
+    model = grown()
+    train(model, ReaderSchool(READER, seed=0), tell)
+    return model
+
+
+READER = Recipe(steps=1000, rate=2e-3, batch=(48, 48, 32), weights=(1.0, 1.0, 1.0))
 DEBATER = Breed(
     grown,
-    Recipe(steps=1500, rate=2e-3, batch=(32, 24, 24), weights=(1.0, 1.0, 1.0)),
+    Recipe(steps=2400, rate=2e-3, batch=(32, 20, 4, 16, 4, 24), weights=(1.0,) * 6),
     DebaterSchool,
     examine_debater,
 )
 JUDGE = Breed(
-    grown,
-    Recipe(steps=1200, rate=2e-3, batch=(4, 40, 16, 12, 16, 24), weights=(0.5, *[1.0] * 5)),
+    reader,
+    Recipe(
+        steps=900,
+        rate=2e-3,
+        batch=(4, 32, 12, 8, 16, 24, 4, 16, 8),
+        weights=(0.5, *[1.0] * 8),
+    ),
     JudgeSchool,
     examine_judge,
 )

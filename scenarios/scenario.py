@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from superalign.learners.config import LearnConfig
+from superalign.learners.config import AnyLearnConfig
 from superalign.protocols.setting import Limits
 from superalign.store.errors import BadInput
 from superalign.store.records import Record, digest
@@ -141,7 +141,7 @@ class Scenario(Record):
     swap: bool = False
     """Play every task twice, the second time with its choices in the other order: half as many
     tasks as episodes. `superalign compare` averages over both orders."""
-    learn: LearnConfig | None = None
+    learn: AnyLearnConfig | None = None
     """How the seats that learn are updated; None only plays."""
     evaluate: Evaluate | None = None
     limits: Limits = Limits()

@@ -256,12 +256,17 @@ class Label(Record):
 class Row(Record):
     """One training example, with the turns it came from and how far its label is believed."""
 
-    kind: Literal["sft", "pref", "rank"]
+    kind: Literal["sft", "pref", "rank", "reward"]
     seat: str
     prompt: tuple[Message, ...]
     replies: tuple[str, ...]
-    """sft: one; pref: the better, then the worse; rank: K, with `rewards` beside them."""
+    """sft, reward: one; pref: the better, then the worse; rank: K. With `rewards` beside them in
+    rank and reward rows."""
     rewards: tuple[float, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    """reward: the tokens that were sampled, if the engine told."""
+    token_rewards: tuple[float, ...] | None = None
+    """reward: what each of `token_ids` earns besides, where a critique says which are wrong."""
     flip_prob: float = 0.0
     """Believed probability that the label is wrong (for a pair: that it is the other way round)."""
     source: Source

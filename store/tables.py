@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Column, Index, Integer, Text
 from sqlmodel import Field, SQLModel
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of everything below. A store of another version is refused, not guessed at."""
 
 
@@ -150,6 +150,8 @@ class Rows(SQLModel, table=True):
     prompt: list = _json()
     replies: list = _json()
     rewards: list | None = _json(nullable=True)
+    token_ids: list | None = _json(nullable=True)
+    token_rewards: list | None = _json(nullable=True)
     flip_prob: float
     source: str
     judge: str

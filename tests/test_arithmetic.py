@@ -278,20 +278,33 @@ def test_each_side_argues_for_its_result_and_the_honest_one_names_the_slip(debat
 
 
 @pytest.mark.parametrize("school", ["DebaterSchool", "JudgeSchool"])
-def test_a_lesson_is_what_the_tags_dialect_renders(debate, school):
+def test_a_lesson_is_what_the_tags_dialect_renders(debate, school, make):
     """The order of a prompt's parts: question, choices, side, turns, what is wanted."""
     from superalign.agents import Ask, View, tags
 
-    rank = {"question": 0, "choice": 1, "side": 2, "claim": 3}
     recipe = (debate.DEBATER if school == "DebaterSchool" else debate.JUDGE).recipe
     for examples in getattr(debate, school)(recipe, 0).lessons():
         for *asked, (kind, _, learnt) in examples:
-            order = [rank[tag] for tag, _, _ in asked]  # `choice` may also be what is wanted
-            assert order == sorted(order) and learnt
-            text = asked[0][1]
-            question = Question(text=text, choices=two_choices(text))
-            side = next((words for tag, words, _ in asked if tag == "side"), "")
-            ask = Ask(kind, side=side)
+            told = {tag: [words for t, words, _ in asked if t == tag] for tag, _, _ in asked}
+            question = Question(
+                text="".join(told.get("question", ())), choices=tuple(told.get("choice", ()))
+            )
+            shown = [part for part in asked if part[0] not in ("question", "choice", "side")]
+            about = tuple(make.turn(kind=tag, text=words) for tag, words, _ in shown)
+            ask = Ask(kind, about, side="".join(told.get("side", ())))
             rendered = tags.render(View("seat", question, None, ask), 0)
-            plain = [(tag, words) for tag, words, _ in asked if tag != "claim"]
-            assert [(m.role, m.content) for m in rendered] == [*plain, (kind, "")]
+            plain = [(tag, words) for tag, words, _ in asked]
+            assert learnt and [(m.role, m.content) for m in rendered] == [*plain, (kind, "")]
+
+
+@given(text=questions)
+@settings(deadline=None)
+def test_a_sum_is_asked_about_column_by_column(debate, text):
+    """With the carries left out where all columns are asked about at once, and told elsewhere."""
+    pairs = debate.asides(text)
+    lines = WORLD.solution(ask(text)).split(";")
+    assert [f"{left}={right}" for left, right in pairs] == lines[:-1]
+    operands = [number[::-1] for number in text.replace("-", "+").split("+")]
+    for asked, *digits in zip(debate.columns(text).split(";"), *operands, strict=True):
+        assert asked.replace("-", "+").split("+") == digits
+    assert debate.claim(text, WORLD.solution(ask(text))) == f"{text}={result(text)}"

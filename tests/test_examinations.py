@@ -21,6 +21,7 @@ from superalign.protocols.readings import (
     parse_right,
     precision_recall,
     result,
+    settles,
 )
 from superalign.store import Question, Unreadable
 
@@ -102,6 +103,21 @@ def test_with_choices_the_result_is_the_number_of_one():
     for text in ("2", "perhaps"):
         with pytest.raises(Unreadable, match="from 0 to 1"):
             result(question, text)
+
+
+@pytest.mark.parametrize(
+    ("choices", "right", "found"),
+    [
+        (("46", "36"), True, "46"),
+        (("46", "36"), False, "36"),
+        (("46", "36", "56"), False, None),
+        ((), True, "4+2=6;4;46"),
+        ((), False, None),
+    ],
+)
+def test_a_wrong_answer_leaves_the_other_one_of_two(choices, right, found, make):
+    answer = make.turn(text="4+2=6;4;46")
+    assert settles(Question(choices=choices), answer, right) == found
 
 
 def test_a_word_on_an_answer_is_right_or_wrong_and_nothing_else():

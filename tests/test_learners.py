@@ -8,28 +8,13 @@ import pytest
 import torch
 from datasets import load_dataset
 from pydantic import ValidationError
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from superalign.agents.dialects import TAGS
-from superalign.learners import LEARNERS, LearnConfig, dpo, exo, learner, losses
+from superalign.learners import LEARNERS, learn_config, learner, losses, preference
 from superalign.learners.export import to_trl
 from superalign.store.errors import BadInput, SuperalignError
 from superalign.store.records import Message, Row
-
-SPECIALS = ["<pad>", "<bos>", "<eos>", "<unk>", "<|user|>", "<|assistant|>"]
-CHARS = [chr(i) for i in range(32, 127)]
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}"
-    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,40 +24,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory):
-    """A folder with 40 thousand random weights and a tokenizer of characters."""
-    folder = tmp_path_factory.mktemp("base")
-    tags = [f"<|{tag}|>" for tag in TAGS]
-    vocab = {token: i for i, token in enumerate([*SPECIALS, *tags, *CHARS])}
-    inner = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    inner.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        additional_special_tokens=[*SPECIALS[4:], *tags],
-        chat_template=TEMPLATE,
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocab),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def row(n, kind="pref", role="user", **more):
@@ -96,16 +47,22 @@ def ranking(n):
 
 
 PAIRS = [row(n, flip_prob=n / 40) for n in range(8)]
-PAIRED = {"dpo": dpo, "exo": exo}
+RANKS = [ranking(n) for n in range(8)]
+PAIRED = ("dpo", "exo")
+
+
+def taught(method):
+    """Rows that a method learns from."""
+    return {"sft": [row(n, kind="sft") for n in range(8)], "exo_rw": RANKS}.get(method, PAIRS)
 
 
 def config(method="dpo", **more):
-    return LearnConfig(**{"method": method, "steps": 2, "batch": 8, **more})
+    return learn_config({"method": method, "steps": 2, "batch": 8, **more})
 
 
 def test_the_facade_loads_no_torch():
     code = (
-        "import sys, superalign.learners as l; l.LearnConfig(method='exo'); "
+        "import sys, superalign.learners as l; l.learn_config({'method': 'exo'}); "
         "sys.exit(bool({'torch', 'transformers', 'pyarrow'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -114,12 +71,12 @@ def test_the_facade_loads_no_torch():
 def test_a_config_that_says_something_else_is_refused():
     for wrong in ({"method": "ppo"}, {"beta": 0}, {"learning_rate": 1}):
         with pytest.raises(ValidationError):
-            LearnConfig.model_validate({"method": "dpo", **wrong})
+            learn_config({"method": "dpo", **wrong})
 
 
 def test_log_probabilities_are_those_of_the_reply_with_its_end_token(base):
     model, tokenizer = learner.load(base)
-    (example,) = learner.encode([PAIRS[3]], model, tokenizer)
+    (example,) = learner.encode([PAIRS[3]], "pref", model, tokenizer)
     batch = learner.collate([example], [0], model.device)
     got = learner.sequence_logprobs(model, batch)
     for k, reply in enumerate(("6", "7, I think")):
@@ -134,19 +91,24 @@ def test_log_probabilities_are_those_of_the_reply_with_its_end_token(base):
 def test_a_row_that_does_not_fit_is_refused_not_cut(base):
     long = row(1, replies=("9" * 60, "1"))
     with pytest.raises(BadInput, match=r"r/e1/.*67 tokens.*64 positions"):
-        dpo.learn(base, [long], config(), base / "out")
+        LEARNERS["dpo"](base, [long], config(), base / "out")
 
 
-@pytest.mark.parametrize("rows", [[], [row(1), ranking(1)], [row(1, "sft")]])
-def test_rows_of_the_wrong_kind_or_mixed_are_refused(base, rows):
-    with pytest.raises(BadInput, match="one kind, of one K"):
-        dpo.learn(base, rows, config(), base / "out")
+@pytest.mark.parametrize("rows", [[], [ranking(1)], [row(1, "sft")]])
+def test_rows_of_the_wrong_kind_are_refused(base, rows):
+    with pytest.raises(BadInput, match="`pref` rows: none; the learner needs some"):
+        LEARNERS["dpo"](base, rows, config(), base / "out")
+
+
+def test_rankings_of_several_lengths_are_refused(base):
+    short = row(1, kind="rank", replies=("2", "3"), rewards=(1.0, 0.0))
+    with pytest.raises(BadInput, match="`rank` rows: with 2 and 3 replies"):
+        LEARNERS["exo_rw"](base, [ranking(1), short], config("exo_rw"), base / "out")
 
 
 @pytest.mark.parametrize("method", LEARNERS)
 def test_how_a_step_is_split_changes_nothing(base, tmp_path, method):
-    rows = [row(n, kind="sft") for n in range(8)] if method == "sft" else PAIRS
-    logs = []
+    rows, logs = taught(method), []
     for micro_batch in (8, 4, 3):
         settings = config(method, micro_batch=micro_batch)
         LEARNERS[method](base, rows, settings, tmp_path, lambda step: logs.append(dict(step)))
@@ -157,12 +119,11 @@ def test_how_a_step_is_split_changes_nothing(base, tmp_path, method):
                 assert step[name] == pytest.approx(wanted[name], rel=1e-4, abs=1e-5), name
 
 
-@pytest.mark.parametrize("method", PAIRED)
-@pytest.mark.parametrize("kind", ["pref", "rank"])
-def test_a_better_reply_becomes_the_likelier_one(base, tmp_path, method, kind):
-    rows = PAIRS[:4] if kind == "pref" else [ranking(n) for n in range(4)]
+@pytest.mark.parametrize("method", [*PAIRED, "exo_rw"])
+def test_a_better_reply_becomes_the_likelier_one(base, tmp_path, method):
+    rows = taught(method)[:4]
     settings = config(method, steps=40, lr=3e-3, seed=1, batch=4, sft=0.1)
-    told = PAIRED[method].learn(base, rows, settings, tmp_path / "new")
+    told = LEARNERS[method](base, rows, settings, tmp_path / "new")
     assert told["first"]["margin"] == pytest.approx(0, abs=1e-4)
     assert told["last"]["margin"] > 0.5
     assert told["last"]["accuracy"] == 1
@@ -171,7 +132,7 @@ def test_a_better_reply_becomes_the_likelier_one(base, tmp_path, method, kind):
 
     model, tokenizer = learner.load(tmp_path / "new")
     old, _ = learner.load(base)
-    examples = learner.encode(rows, model, tokenizer)
+    examples = learner.encode(rows, rows[0].kind, model, tokenizer)
     batch = learner.collate(examples, range(4), model.device)
     h_B_K = learner.sequence_logprobs(model, batch) - learner.sequence_logprobs(old, batch)
     assert (h_B_K[:, 0] > h_B_K[:, -1]).all()
@@ -188,7 +149,7 @@ def test_sft_makes_accepted_answers_likely_in_both_dialects(base, tmp_path):
 
 def test_the_same_seed_gives_the_same_update(base, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        dpo.learn(base, PAIRS, config(batch=4, seed=seed), tmp_path / name)
+        LEARNERS["dpo"](base, PAIRS, config(batch=4, seed=seed), tmp_path / name)
     a, b, c = (learner.load(tmp_path / name)[0].state_dict() for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], c[name]) for name in a)
@@ -196,7 +157,7 @@ def test_the_same_seed_gives_the_same_update(base, tmp_path):
 
 @pytest.mark.parametrize("method", PAIRED)
 def test_the_first_loss_is_known(base, tmp_path, method):
-    told = PAIRED[method].learn(base, PAIRS, config(method, steps=1), tmp_path)
+    told = LEARNERS[method](base, PAIRS, config(method, steps=1), tmp_path)
     eps = [max(pair.flip_prob, 1e-3) for pair in PAIRS]
     at_zero = [-math.log(2) - math.log(e * (1 - e)) / 2 for e in eps]
     wanted = math.log(2) if method == "dpo" else sum(at_zero) / len(at_zero)
@@ -205,18 +166,17 @@ def test_the_first_loss_is_known(base, tmp_path, method):
 
 @pytest.mark.parametrize("method", PAIRED)
 def test_a_wrong_reference_stops_the_first_step(base, tmp_path, method, monkeypatch):
-    module = PAIRED[method]
-    honest = module.reference_logprobs
-    monkeypatch.setattr(module, "reference_logprobs", lambda *given: honest(*given) + 0.5)
+    honest = preference.reference_logprobs
+    monkeypatch.setattr(preference, "reference_logprobs", lambda *given: honest(*given) + 0.5)
     with pytest.raises(SuperalignError, match=r"step 0: policy and reference differ by up to 0\.5"):
-        module.learn(base, PAIRS, config(method), tmp_path)
+        LEARNERS[method](base, PAIRS, config(method), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_wrong_loss_stops_the_first_step(base, tmp_path, monkeypatch):
     monkeypatch.setattr(losses, "dpo", losses.hinge)
     with pytest.raises(SuperalignError, match=r"step 0: .* is 1\.000000, not 0\.693147"):
-        dpo.learn(base, PAIRS, config(), tmp_path)
+        LEARNERS["dpo"](base, PAIRS, config(), tmp_path)
 
 
 def test_a_gradient_that_is_not_finite_stops_learning(base, tmp_path):
@@ -266,12 +226,13 @@ def test_losses_are_trls(rival, method, role):
     smoothing = {"label_smoothing": 0.05} if method == "exo" else {}
     trainer, policy, ref, tokenizer = rival(pairs, loss_type=name, **smoothing)
     theirs = next(iter(trainer.get_train_dataloader()))
-    examples = learner.encode(pairs, policy, tokenizer)
+    examples = learner.encode(pairs, "pref", policy, tokenizer)
     ours = learner.collate(examples, range(8), policy.device)
     assert tokens(theirs["input_ids"]) == tokens(ours.ids_N_T)
     with torch.no_grad():
         h_B_K = learner.sequence_logprobs(policy, ours) - learner.sequence_logprobs(ref, ours)
-        losses_B = PAIRED[method].preference(h_B_K, ours, config(method))
+        z_B = 0.1 * preference.gap(h_B_K)
+        losses_B = losses.dpo(z_B) if method == "dpo" else losses.exo_pref(z_B, ours.flip_prob_B)
         wanted = trainer.compute_loss(policy, theirs)
     assert h_B_K.abs().max() > 0.1
     torch.testing.assert_close(losses_B.mean(), wanted, rtol=0, atol=1e-5)

@@ -114,10 +114,23 @@ def test_equal_texts_are_one_answer_and_make_no_pair():
 
 def test_a_text_that_is_both_accepted_and_rejected_is_left_out_until_a_label_settles_it():
     said = episode(("4", None), ("4", 1), ("5", 1))
-    assert rows(said, prompt_of=prompt_of) == []
+    assert texts(rows(said, prompt_of=prompt_of)) == [("5",)]
     (pair,) = made("pref", said, labels=[label(1, True)])
     assert pair.replies == ("4", "5")
     assert "r/e/1:answer:0/learner:1" in pair.turns  # the one that was labelled
+
+
+def test_every_judged_answer_has_its_reward_and_the_tokens_that_were_sampled():
+    said = episode(("4", None, "hint"), ("5", 1))
+    turns = tuple(t.model_copy(update={"token_ids": (7, len(t.key))}) for t in said.turns)
+    said = said.model_copy(update={"turns": turns})
+    good, bad = made("reward", said, flips=FLIPS)
+    assert (good.replies, good.rewards, good.flip_prob) == (("4",), (1.0,), 0.2)
+    assert (bad.replies, bad.rewards, bad.flip_prob) == (("5",), (0.0,), 0.1)
+    assert good.prompt == (Message(role="question", content="hint"),)
+    assert good.token_ids == turns[0].token_ids
+    exact = {turns[0].key: 0.25, turns[2].key: -1.0}
+    assert [row.rewards for row in made("reward", said, rewards=exact)] == [(0.25,), (-1.0,)]
 
 
 def test_unjudged_and_cut_off_answers_are_not_wrong_answers():

@@ -23,6 +23,7 @@ from transformers import (
 
 from superalign.agents.dialects import TAGS, tags
 from superalign.agents.model import Ask, Completion, Request, Sampling, View
+from superalign.agents.rollouts import draw, policy_of
 from superalign.agents.tokens import decode, encode_prompt, encode_reply, encoder
 from superalign.agents.transformers_engine import TransformersModel
 from superalign.store.records import Message, Question
@@ -377,3 +378,18 @@ def test_templates_and_roles_that_cannot_be_trusted_are_refused() -> None:
 def test_the_encoder_leaves_the_tokenizer_as_it_was(bpe: PreTrainedTokenizerFast) -> None:
     encoder(bpe)
     assert bpe.encode("</s>", add_special_tokens=False) == [bpe.convert_tokens_to_ids("</s>")]
+
+
+async def test_replies_drawn_at_once_are_those_of_the_engine(engine, organism):
+    """And do not depend on how many are drawn side by side."""
+    asked = sums(40)
+    wanted = [completion.token_ids for completion in await ask(engine, asked)]
+    model = AutoModelForCausalLM.from_pretrained(organism, dtype=torch.float32).eval()
+    policy = policy_of("tiny", model, engine.tokenizer)
+    prompts = [encode_prompt(engine.tokenizer, one.messages) for one in asked]
+    for max_batch in (3, 64):
+        rows = draw(policy, prompts, range(40), asked[0].sampling, max_batch)
+        assert [tuple(row.ids) for row in rows] == wanted
+        assert all(len(row.logprobs) == len(row.ids) for row in rows)
+    with pytest.raises(ValueError, match="positions"):
+        draw(policy, [prompts[0] * 40], [0], asked[0].sampling)
