@@ -1,10 +1,11 @@
 """The published figures of the NYU debates, recomputed from a store, and every quote checked.
 
-    python benchmarks/nyu.py [--store runs/nyu-debate-1/store.sqlite] [--json]
+    python benchmarks/nyu.py [--store runs/nyu-debate-1/store.sqlite] [--rejudge] [--json]
 
 Without --store the debates are imported first, from $SUPERALIGN_DATA/nyu_debate or from
 ../shared/data beside the project. Michael et al. 2023 (arXiv:2311.08702): human debate 84.4%, human
-consultancy 74.0% right, over the rooms of the paper whose judge decided.
+consultancy 74.0% right, over the rooms of the paper whose judge decided. --rejudge puts another
+judge into every room, one that counts quotes (`quote_judge.py`), and prints the same of it.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ import os
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from shutil import copy2
 from typing import Any
 
 from superalign.agents.quotes import is_quote, quotes
 from superalign.protocols.recorded import SIDES, parse_belief
+from superalign.scenarios.branching import rejudge_run
 from superalign.scenarios.exchange import import_nyu_debate
 from superalign.scenarios.nyu_debate import STORY
+from superalign.scenarios.progress import counting
 from superalign.store import Episode, Store
 
 RUN = "nyu-debate-1"
+JUDGE = Path(__file__).with_name("quote_judge.py")
 GROUPS = ("human debate", "human consultancy", "GPT-4 debate", "GPT-4 consultancy")
 BESIDE = Path(__file__).parent.parent.parent / "shared" / "data"
 
@@ -76,6 +81,16 @@ def group(held: list[float]) -> dict[str, Any]:
     }
 
 
+def rejudged(store: Path) -> str:
+    """The run in which the counting judge has taken the judge's seat."""
+    copy2(JUDGE, store.parent)  # a scenario runs code of its own folder alone
+    model = f"models.counts={{engine: scripted, function: './{JUDGE.name}:believe'}}"
+    changes = (model, "cast.judge.model=counts")
+    with counting("rejudge") as told:
+        facts = rejudge_run(RUN, "judge", changes, None, "counts quotes", False, str(store), told)
+    return facts["run"]
+
+
 def table(facts: dict[str, Any]) -> str:
     lines = ["| group | right | accuracy | mean probability | mean log2 |", "|---|---|---|---|---|"]
     for name, found in facts["groups"].items():
@@ -90,6 +105,7 @@ def table(facts: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--store", type=Path)
+    parser.add_argument("--rejudge", action="store_true")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -98,8 +114,9 @@ def main() -> None:
             data = Path(os.environ.get("SUPERALIGN_DATA") or BESIDE) / "nyu_debate"
             os.chdir(scratch)
             path = Path(import_nyu_debate(data.resolve(), None)["store"])
+        run = rejudged(path) if given.rejudge else RUN
         with Store.open(path) as store:
-            facts = facts_of(store, RUN)
+            facts = facts_of(store, run)
     print(json.dumps(facts, indent=2) if given.json else table(facts))
 
 

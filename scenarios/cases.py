@@ -31,7 +31,7 @@ SOURCES = {
     "tokens": "token probabilities",
     "stated": "what the judge stated",
     "votes": "shares of votes",
-    "none": "no probability: 1 for what was settled on",
+    "none": "not told: 1 stands for what was settled on",
 }
 """Where the probability of a verdict comes from."""
 

@@ -85,10 +85,12 @@ def _cost(arms: Arms) -> Plot | None:
         ax.plot([arm["calls"]], [arm["accuracy"]], marker, color=colour, label=_short(arm["name"]))
     ax.set_xlabel("calls an episode")
     percents(ax)
-    ax.legend(frameon=False, fontsize=9)
+    ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     told = [f"{a['name']}: {percent(a['accuracy'])} at {number(a['calls'])} calls" for a in shown]
     return Plot("Accuracy and cost", "; ".join(told), svg_of(figure, "cost"))
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"
+    """Without its middle: what tells arms apart stands at either end."""
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"

@@ -49,7 +49,7 @@ def table(things: list[dict[str, Any]]) -> str:
 
 def cell_text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.3f}" if abs(value) >= 0.001 or not value else f"{value:.1g}"
     if isinstance(value, list) and all(isinstance(v, float) for v in value):
         return " to ".join(f"{v:.3f}" for v in value)
     return "" if value is None else str(value)

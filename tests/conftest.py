@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,7 +20,18 @@ from superalign.protocols import load_protocol
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Limits, Plan, Setting
 from superalign.scenarios import cli
-from superalign.store import Episode, Message, Question, Run, Store, Task, Turn
+from superalign.store import (
+    Critique,
+    Episode,
+    Message,
+    Question,
+    Run,
+    Store,
+    Task,
+    Turn,
+    Verdict,
+)
+from superalign.store.store import chain, transcript_hash
 
 HERE = Path(__file__).parent
 
@@ -116,6 +128,51 @@ def episode(*turns: Turn, id: str = "e", **more: Any) -> Episode:
     return Episode(**{**row, **more})
 
 
+class Watched:
+    """Scripts that note what every seat was asked; a seat without a reply says its name."""
+
+    def __init__(self, **replies: Any) -> None:
+        self.asked: dict[str, list[Any]] = {}
+        self.replies = replies
+
+    def script(self, seat: str) -> Callable[[Any], Any]:
+        def reply(request: Any) -> Any:
+            self.asked.setdefault(seat, []).append(request)
+            given = self.replies.get(seat, f"{seat} says")
+            return given(request) if callable(given) else given
+
+        return reply
+
+    def cast(self, *seats: str) -> dict[str, Any]:
+        return {seat: self.script(seat) for seat in seats or self.replies}
+
+    def of(self, seat: str, kind: str) -> list[Any]:
+        return [r for r in self.asked.get(seat, []) if r.view.ask.kind == kind]
+
+    @staticmethod
+    def heard(request: Any) -> list[tuple[str, str]]:
+        return [(turn.seat, turn.text) for turn in request.view.ask.about]
+
+
+def put(store: Store, run: str = "run", id: str = "e1", text: str = "4", **more: Any) -> Episode:
+    """Stores an ended episode of two turns: an answer, and a critique of it."""
+    asked = Message(role="user", content=f"what is 2+2? {text}")
+    seen = {"messages": (asked.hash,)}
+    answer = turn("0001:answer:0000/learner:00", text=text, at=2.0, **seen)
+    said = turn("0002:criticise:0000/critic:00", kind="critique", text="1", at=3.0, **seen)
+    said = said.model_copy(update={"visible_to": ("critic",)})
+    verdict = Verdict(value="failed", seat="critic", turn=said.key, confidence=0.5)
+    critique = Critique(turn=said.key, about=answer.key, fault=1, confidence=0.75)
+    told = {"verdict": verdict, "critiques": (critique,), "rewards": {"critic": 1, "learner": None}}
+    hashed = transcript_hash((answer, said), verdict, None)
+    ended = episode(answer, said, id=id, run=run, transcript_hash=hashed, **{**told, **more})
+    store.put_message(asked, asked.hash)
+    hashes = [store.put_turn(run, id, one) for one in ended.turns]
+    store.put_episode(ended.model_copy(update={"chain": chain(vars(ended), hashes)}))
+    store.flush()
+    return ended
+
+
 @pytest.fixture
 def make() -> SimpleNamespace:
     """Builders that need no file."""
@@ -128,7 +185,9 @@ def make() -> SimpleNamespace:
         jittered=jittered,
         message=lambda text="hi", role="user": Message(role=role, content=text),
         plans=plans,
+        put=put,
         turn=turn,
+        Watched=Watched,
     )
 
 
@@ -183,6 +242,22 @@ def play():
 
 
 @pytest.fixture
+def taught(store):
+    """`taught(episode, seat)` -> the rows that the episode's own protocol makes of it."""
+
+    def prompt_of(turn: Turn) -> tuple[Message, ...]:
+        found = store.messages(turn.messages)
+        return tuple(found[key] for key in turn.messages)
+
+    def rows(ended: Episode, seat: str) -> list[Any]:
+        rule = load_protocol(ended.protocol).rule
+        assert rule is not None
+        return list(rule(ended, seat, prompt_of))
+
+    return rows
+
+
+@pytest.fixture
 def forbidden():
     """A script for seats that must not be asked."""
 
@@ -190,6 +265,13 @@ def forbidden():
         raise AssertionError(f"a model was called: {request.view.seat}")
 
     return refuse
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A folder with a policy of 40 thousand random weights and a tokenizer of characters."""
+    build = runpy.run_path(str(HERE / "tiny.py"))["tiny_llama"]
+    return build(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture

@@ -1,22 +1,15 @@
 """The scorecard: runs written by hand into real stores, and what they score, worked out by hand."""
 
-import asyncio
-import dataclasses
 import json
 import math
-import os
 import random
 import re
 from pathlib import Path
 
 import pytest
 
-from superalign.scenarios import cli
 from superalign.scenarios.cases import agent_difference, case_of, is_concession, is_refusal
 from superalign.scenarios.items import FLOOR, item_of, swapped
-from superalign.scenarios.loop import Experiment
-from superalign.scenarios.resolve import resolve
-from superalign.scenarios.scenario import Loaded
 from superalign.scenarios.statistics import (
     matthews,
     wilson,
@@ -24,8 +17,6 @@ from superalign.scenarios.statistics import (
 from superalign.store import BadInput, Question, Run, Store, Task, Turn, Verdict
 
 CHOICES = ("yes", "no")
-SHARED = Path(__file__).parents[2] / "shared" / "data"
-NYU = Path(os.environ.get("SUPERALIGN_DATA") or SHARED) / "nyu_debate"
 
 
 def judgement(make, item=0, *, p=None, right=True, order=CHOICES, truth="yes", **more):
@@ -381,6 +372,9 @@ def test_the_terminal_and_the_page(make, runs, superalign):
     page = Path("page.html").read_text()
     assert page.count("<svg") == 4 and evil not in page and "&lt;script&gt;alert(1)" in page
     assert "<script" not in page and "http://" not in page and "https://" not in page
+    (differences,) = re.findall(r'<h2 id="pairs">.*?</table>', page, re.DOTALL)
+    assert "a less b" in differences and "Brier score" in differences
+    assert re.findall(r"[-\u2212]\d\.\d+", differences)[0] == "\u22120.333"  # with a true minus
 
 
 @pytest.mark.parametrize(
@@ -404,131 +398,3 @@ def test_an_arm_of_one_cell(make, runs, compared):
     runs(a=[judgement(make, 0, facts=facts), judgement(make, 1, facts={**facts, "cell": "hard"})])
     found = compared("a:easy", "a")
     assert [(arm["name"], arm["n"]) for arm in found["arms"]] == [("a", 2), ("a:easy", 1)]
-
-
-@pytest.mark.skipif(
-    not (NYU / "debates.jsonl.gz").is_file(),
-    reason="needs nyu_debate/debates.jsonl.gz; set $SUPERALIGN_DATA",
-)
-def test_the_figures_of_human_debates(compared, tmp_path, monkeypatch):
-    """What SOURCE.md says of the rooms in the paper: right answers, mean probability, log2 score.
-
-    Judges who ended at 0.5 settled on nothing: they are counted apart, and come back in here.
-    """
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SUPERALIGN_DATA", str(NYU.parent))
-    loaded = Loaded.read(Path(cli.__file__).parent / "nyu-debate.yaml")
-    folder = Path("runs/nyu")
-    folder.mkdir(parents=True)
-    with Store.open(folder / "store.sqlite", write=True) as store:
-        resolved = resolve(loaded)
-        asyncio.run(Experiment("nyu", resolved, store, folder, lambda *_: None).go())
-    oracle = {
-        "human debate": (154, 130, 0.7941, -0.7533),
-        "human consultancy": (96, 71, 0.6973, -1.0343),
-        "GPT-4 debate": (87, 68, 0.7539, -1.0062),
-        "GPT-4 consultancy": (76, 61, 0.7650, -0.9529),
-    }
-    facts = compared(*(f"nyu:{cell}" for cell in oracle))
-    for cell, (rooms, right, p_true, log2) in oracle.items():
-        arm = one(facts, f"nyu:{cell}")
-        decided, ties = arm["n"], rooms - arm["n"]
-        assert round(arm["accuracy"] * decided) == right
-        assert (arm["p_true"] * decided + 0.5 * ties) / rooms == pytest.approx(p_true, abs=5e-5)
-        told = arm["log_score"] / math.log(2) * decided - ties
-        assert told / rooms == pytest.approx(log2, abs=5e-5)
-        assert arm["p_true_from"] == {"stated": decided}
-        assert (arm["asd"] is None) is ("consultancy" in cell), "one room argues one side"
-
-
-# Swapped episodes, played.
-
-
-class YesOrNo:
-    """Two-choice questions of which `yes` is always right, whatever order it stands in."""
-
-    name, cells = "yes-or-no", ()
-
-    def tasks(self, n, seed):
-        questions = (Question(topic="t", text=f"question {i}", choices=CHOICES) for i in range(n))
-        return [Task(question=question, target="yes") for question in questions]
-
-    def cell(self, question):
-        return "t"
-
-    def truth(self, question):
-        return "yes"
-
-    def correct(self, question, answer):
-        return answer == "yes"
-
-    def fault(self, question, answer):
-        return None
-
-
-def play_scenario(name, protocol, cast, judge="0", **more):
-    """Run a scripted scenario on YesOrNo into runs/NAME."""
-    models = {
-        "judge": {"engine": "scripted", "replies": [judge]},
-        "talks": {"engine": "scripted", "replies": ["It is so."]},
-    }
-    used = {seat: {"model": model} for seat, model in cast.items()}
-    models = {model: models[model] for model in set(cast.values())}
-    scenario = {"name": name, "world": {"kind": "arithmetic"}, "models": models, "cast": used}
-    scenario |= {"protocol": protocol, "episodes": 8, "concurrency": 4, **more}
-    resolved = resolve(Loaded.stored(Path("s.yaml"), scenario))
-    resolved = dataclasses.replace(resolved, world=YesOrNo())
-    folder = Path("runs") / name
-    folder.mkdir(parents=True)
-    with Store.open(folder / "store.sqlite", write=True) as store:
-        asyncio.run(Experiment(name, resolved, store, folder, lambda *_: None).go())
-        return list(store.episodes(name))
-
-
-def test_swap_plays_every_task_in_both_orders(compared, tmp_path, monkeypatch):
-    """A judge that always takes the first choice is right half of the time, and never agrees."""
-    monkeypatch.chdir(tmp_path)
-    episodes = play_scenario("swapped", {"name": "blind"}, {"judge": "judge"}, swap=True)
-    assert [e.tags for e in episodes] == [(), ("swapped",)] * 4
-    assert [e.question.choices for e in episodes] == [CHOICES, CHOICES[::-1]] * 4
-    assert len({e.id for e in episodes}) == 8 and {e.status for e in episodes} == {"done"}
-    play_scenario("plain", {"name": "blind"}, {"judge": "judge"}, swap=False)
-    facts = compared("swapped", "plain")
-    arm = one(facts, "swapped")
-    assert (arm["n"], arm["accuracy"], arm["swap_consistency"], arm["mcc"]) == (4, 0.5, 0.0, 0.0)
-    assert one(facts, "plain")["accuracy"] == 1.0, "of its eight items all are right"
-    pair = next(p for p in facts["pairs"] if p["metric"] == "accuracy")
-    assert (pair["n"], pair["left_out"], pair["diff"]) == (4, 4, 0.5)
-
-
-def test_shipped_protocols_are_compared(compared, tmp_path, monkeypatch):
-    """Debate, consultancy and votes on the same items; the first choice always wins."""
-    monkeypatch.chdir(tmp_path)
-    sides = {"debater_a": "talks", "debater_b": "talks", "judge": "judge"}
-    play_scenario("debates", {"name": "debate", "rounds": 2}, sides, swap=True)
-    advice = {"consultant": "talks", "judge": "judge"}
-    play_scenario("advice", {"name": "consultancy", "side": 0}, advice, swap=True)
-    play_scenario("votes", {"name": "vote", "samples": 9}, {"learner": "judge"}, swap=True)
-    facts = compared("debates", "advice", "votes")
-    names = [arm["name"] for arm in facts["arms"]]
-    assert names[:3] == ["advice", "debates", "votes"]
-    assert names[3:] == ["votes at the calls of advice", "votes at the calls of debates"]
-    assert one(facts, "debates")["calls"] == 5
-    assert {arm["accuracy"] for arm in facts["arms"]} == {0.5}
-    # the consultant always wins: truth earns it nothing
-    assert one(facts, "advice")["asd"] == pytest.approx(0)
-    assert {pair["p"] for pair in facts["pairs"]} == {1.0}
-
-
-@pytest.mark.parametrize(
-    ("words", "what"),
-    [
-        (("episodes=3",), "make it even"),
-        (("models.answers={engine: scripted, play: recording}",), "leave swap out"),
-        ((), "the attacker writes the questions"),
-    ],
-)
-def test_what_cannot_be_swapped_is_refused(folder, superalign, words, what):
-    sets = [part for word in ("swap=true", *words) for part in ("--set", word)]
-    code, _, err = superalign("run", "players.yaml", *sets)
-    assert code == 2 and "swap" in err and what in err, err

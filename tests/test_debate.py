@@ -1,20 +1,17 @@
 """Debate and its controls: who hears what, who argues for what, what is kept, who earns what."""
 
-import math
 import os
 import random
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superalign.agents import Completion
 from superalign.agents.quotes import quotes
 from superalign.protocols import Verdict, load_protocol
-from superalign.protocols.arguing import DUMMY, belief
+from superalign.protocols.arguing import belief
 from superalign.protocols.check import check_protocol
 from superalign.protocols.replay import replay
 from superalign.protocols.setting import Plan
@@ -51,32 +48,6 @@ def tasks(n: int = 1, question: Any = TWO, **private: str) -> list[Plan]:
     return [Plan(run="run", scenario="s", index=i, task=task, seed=i) for i in range(n)]
 
 
-def heard(request: Any) -> list[tuple[str, str]]:
-    return [(turn.seat, turn.text) for turn in request.view.ask.about]
-
-
-class Watched:
-    """Scripts that note what every seat was asked."""
-
-    def __init__(self, **replies: Any) -> None:
-        self.asked: dict[str, list[Any]] = {}
-        self.replies = replies
-
-    def script(self, seat: str) -> Any:
-        def reply(request: Any) -> Any:
-            self.asked.setdefault(seat, []).append(request)
-            given = self.replies.get(seat, f"{seat} says")
-            return given(request) if callable(given) else given
-
-        return reply
-
-    def cast(self, *seats: str) -> dict[str, Any]:
-        return {seat: self.script(seat) for seat in seats}
-
-    def of(self, seat: str, kind: str) -> list[Any]:
-        return [r for r in self.asked.get(seat, []) if r.view.ask.kind == kind]
-
-
 def counted(request: Any) -> str:
     return f"{request.view.seat} {request.view.ask.kind} {request.nth}"
 
@@ -85,10 +56,15 @@ def judging(verdict: str = "0") -> Any:
     return lambda request: verdict if request.view.ask.kind == "verdict" else "Why is that so?"
 
 
-def arms(**replies: Any) -> Watched:
-    return Watched(
-        **{**dict.fromkeys((*BOTH, "consultant"), counted), "judge": judging()} | replies
-    )
+@pytest.fixture
+def arms(make):
+    """`arms(seat=reply…)`: every seat watched; those not named say which of their calls it is."""
+
+    def build(**replies: Any) -> Any:
+        speakers = dict.fromkeys((*BOTH, "consultant"), counted)
+        return make.Watched(**{**speakers, "judge": judging(), **replies})
+
+    return build
 
 
 # All of them.
@@ -127,9 +103,9 @@ async def test_one_at_a_time_or_64_is_the_same_and_replays(
 
 @pytest.mark.parametrize("name", [name for name, params, _ in FAMILY if not params])
 @pytest.mark.parametrize(("verdict", "right"), [("0", 1.0), ("1", 0.0)])
-async def test_whoever_decides_is_paid_for_the_truth(name, verdict, right, setting, play):
+async def test_whoever_decides_is_paid_for_the_truth(name, verdict, right, setting, play, make):
     found = load_protocol(name)
-    cast = Watched(judge=verdict, learner=verdict, teller="0").cast(*found.seats)
+    cast = make.Watched(judge=verdict, learner=verdict, teller="0").cast(*found.seats)
     (ended,) = await play(setting(found, **cast), tasks())
     decider = found.seats[-1]
     assert (ended.verdict.answer, ended.facts["settled"]) == (TWO.choices[int(verdict)], right == 1)
@@ -139,7 +115,7 @@ async def test_whoever_decides_is_paid_for_the_truth(name, verdict, right, setti
 # Who hears what.
 
 
-async def test_the_judge_sees_no_private_note_and_the_debaters_only_their_own(setting, play):
+async def test_the_judge_sees_no_private_note_and_the_debaters_only_their_own(setting, play, arms):
     seen = arms()
     stage = setting(load_protocol("debate"), {"interactive": True}, **seen.cast(*BOTH, "judge"))
     await play(stage, tasks(debater_a="note of a", debater_b="note of b"))
@@ -150,29 +126,29 @@ async def test_the_judge_sees_no_private_note_and_the_debaters_only_their_own(se
     assert "note of" not in str([r.messages for r in seen.asked["judge"]])
 
 
-async def test_simultaneous_claims_do_not_hear_each_other(setting, play):
+async def test_simultaneous_claims_do_not_hear_each_other(setting, play, arms):
     seen = arms()
     await play(
         setting(load_protocol("debate"), {"rounds": 2}, **seen.cast(*BOTH, "judge")), tasks()
     )
     first = [("debater_a", "debater_a claim 0"), ("debater_b", "debater_b claim 0")]
     for seat in BOTH:
-        assert [heard(request) for request in seen.asked[seat]] == [[], first]
+        assert [seen.heard(request) for request in seen.asked[seat]] == [[], first]
     second = [("debater_a", "debater_a claim 1"), ("debater_b", "debater_b claim 1")]
-    assert heard(seen.asked["judge"][0]) == first + second
+    assert seen.heard(seen.asked["judge"][0]) == first + second
 
 
-async def test_in_a_sequential_round_the_second_answers_the_first(setting, play):
+async def test_in_a_sequential_round_the_second_answers_the_first(setting, play, arms):
     seen = arms()
     params = {"rounds": 2, "order": "sequential"}
     await play(setting(load_protocol("debate"), params, **seen.cast(*BOTH, "judge")), tasks())
     spoken = [(seat, f"{seat} claim {n}") for n in range(2) for seat in BOTH]
-    assert [heard(r) for r in seen.asked["debater_a"]] == [[], spoken[:2]]
-    assert [heard(r) for r in seen.asked["debater_b"]] == [spoken[:1], spoken[:3]]
+    assert [seen.heard(r) for r in seen.asked["debater_a"]] == [[], spoken[:2]]
+    assert [seen.heard(r) for r in seen.asked["debater_b"]] == [spoken[:1], spoken[:3]]
 
 
 @pytest.mark.parametrize("name", ["debate", "consultancy", "open_debate", "open_consultancy"])
-async def test_an_interactive_judge_asks_between_rounds_and_all_hear_it(name, setting, play):
+async def test_an_interactive_judge_asks_between_rounds_and_all_hear_it(name, setting, play, arms):
     found, seen = load_protocol(name), arms()
     cast = seen.cast(*found.seats)
     for seat in found.seats[:-1]:
@@ -181,32 +157,34 @@ async def test_an_interactive_judge_asks_between_rounds_and_all_hear_it(name, se
     assert len(seen.of("judge", "feedback")) == 2
     question = ("judge", "Why is that so?")
     for seat in found.seats[:-1]:
-        asked = [heard(request).count(question) for request in seen.of(seat, "claim")]
+        asked = [seen.heard(request).count(question) for request in seen.of(seat, "claim")]
         assert asked == [0, 1, 2]
-    assert heard(seen.of("judge", "verdict")[0]).count(question) == 2
+    assert seen.heard(seen.of("judge", "verdict")[0]).count(question) == 2
 
 
-async def test_propaganda_is_all_that_the_judge_hears(setting, play):
+async def test_propaganda_is_all_that_the_judge_hears(setting, play, arms):
     seen = arms()
     found = load_protocol("propaganda")
     await play(setting(found, {"side": 1}, **seen.cast("consultant", "judge")), tasks())
     (request,) = seen.asked["judge"]
-    assert heard(request) == [("consultant", "consultant claim 0")]
+    assert seen.heard(request) == [("consultant", "consultant claim 0")]
     assert "consultant argues for (1)." in request.view.ask.instruction
 
 
-async def test_the_blind_judge_is_shown_the_question_and_its_choices_alone(setting, play):
+async def test_the_blind_judge_is_shown_the_question_and_its_choices_alone(setting, play, arms):
     seen = arms()
     await play(setting(load_protocol("blind"), **seen.cast("judge")), tasks(consultant="a note"))
     (request,) = seen.asked["judge"]
-    assert (heard(request), request.view.private) == ([], None)
+    assert (seen.heard(request), request.view.private) == ([], None)
     assert "a note" not in str(request.messages)
 
 
 # Who argues for what.
 
 
-async def test_debaters_argue_for_the_two_choices_and_swapping_these_swaps_sides(setting, play):
+async def test_debaters_argue_for_the_two_choices_and_swapping_these_swaps_sides(
+    setting, play, arms
+):
     swapped = TWO.model_copy(update={"choices": ("5", "4")})
     sides = []
     for question in (TWO, swapped):
@@ -228,7 +206,7 @@ async def test_debaters_argue_for_the_two_choices_and_swapping_these_swaps_sides
 
 @pytest.mark.parametrize(("verdict", "won"), [("0", 0.0), ("1", 1.0)])
 async def test_a_consultant_argues_for_its_side_and_is_paid_when_it_wins(
-    verdict, won, setting, play
+    verdict, won, setting, play, arms
 ):
     seen = arms(judge=judging(verdict))
     stage = setting(load_protocol("consultancy"), {"side": 1}, **seen.cast("consultant", "judge"))
@@ -238,7 +216,7 @@ async def test_a_consultant_argues_for_its_side_and_is_paid_when_it_wins(
 
 
 @pytest.mark.parametrize("choice", ["0", "1"])
-async def test_in_open_arms_the_protagonist_argues_for_what_it_chose(choice, setting, play):
+async def test_in_open_arms_the_protagonist_argues_for_what_it_chose(choice, setting, play, arms):
     def pick(request: Any) -> str:
         return choice if request.view.ask.kind == "choice" else counted(request)
 
@@ -283,7 +261,7 @@ async def test_a_question_that_does_not_fit_fails_before_anybody_is_asked(
 
 
 @pytest.mark.parametrize("choice", ["2", "the first", ""])
-async def test_a_choice_that_cannot_be_read_is_none(choice, setting, play):
+async def test_a_choice_that_cannot_be_read_is_none(choice, setting, play, arms):
     seen = arms(consultant=choice)
     stage = setting(load_protocol("open_consultancy"), **seen.cast("consultant", "judge"))
     (ended,) = await play(stage, tasks())
@@ -294,28 +272,30 @@ async def test_a_choice_that_cannot_be_read_is_none(choice, setting, play):
 # Quotes.
 
 
-async def test_the_others_are_shown_which_quotes_stand_in_the_speaker_s_own_note(setting, play):
+async def test_the_others_are_shown_which_quotes_stand_in_the_speaker_s_own_note(
+    setting, play, arms
+):
     said = "<quote>by the river</quote> no, <v_quote>nobody lived there</v_quote>"
     seen = arms(debater_a=said, debater_b=said)
     stage = setting(load_protocol("debate"), {"quotes": True}, **seen.cast(*BOTH, "judge"))
     (ended,) = await play(stage, tasks(debater_a=STORY, debater_b="Something else."))
-    shown = dict(heard(seen.asked["judge"][0]))
+    shown = dict(seen.heard(seen.asked["judge"][0]))
     assert quotes(shown["debater_a"]) == [("by the river", True), ("nobody lived there", False)]
     assert [real for _, real in quotes(shown["debater_b"])] == [False, False]
-    assert dict(heard(seen.asked["debater_b"][1])) == shown
+    assert dict(seen.heard(seen.asked["debater_b"][1])) == shown
     assert ended.by("debater_b")[0].text == said  # the transcript has what was said
     assert STORY not in str([r.messages for r in seen.asked["judge"]])
 
 
-async def test_without_quotes_words_pass_as_they_are(setting, play):
+async def test_without_quotes_words_pass_as_they_are(setting, play, arms):
     seen = arms(consultant="<quote>by the river</quote>")
     stage = setting(load_protocol("consultancy"), **seen.cast("consultant", "judge"))
     await play(stage, tasks(consultant=STORY))
-    assert heard(seen.asked["judge"][0])[0][1] == "<quote>by the river</quote>"
+    assert seen.heard(seen.asked["judge"][0])[0][1] == "<quote>by the river</quote>"
     assert "v_quote" not in seen.asked["judge"][0].view.ask.instruction
 
 
-async def test_real_stories_verify_their_own_words_and_no_others(setting, play):
+async def test_real_stories_verify_their_own_words_and_no_others(setting, play, arms):
     if not (DATA / "debates.jsonl.gz").is_file():
         pytest.skip("needs nyu_debate/debates.jsonl.gz; set $SUPERALIGN_DATA")
     world = NyuDebate(DATA)
@@ -331,159 +311,14 @@ async def test_real_stories_verify_their_own_words_and_no_others(setting, play):
     stage = setting(load_protocol("debate"), params, world=world, **seen.cast(*BOTH, "judge"))
     plans = [Plan(run="run", scenario="s", index=i, task=t, seed=i) for i, t in enumerate(both)]
     assert {e.status for e in await play(stage, plans)} == {"done"}
-    shown = [dict(heard(request)) for request in seen.asked["judge"]]
+    shown = [dict(seen.heard(request)) for request in seen.asked["judge"]]
     assert len(shown) == 12
     for claims in shown:
         assert [real for _, real in quotes(claims["debater_a"])] == [True]
         assert [real for _, real in quotes(claims["debater_b"])] == [False]
 
 
-# Best of N.
-
-
-def sure(p: float, verdict: str = "0") -> Completion:
-    return Completion(verdict, logprobs=(math.log(p),), token_ids=(1,))
-
-
-def rater(by_text: dict[str, float], side: dict[str, str]) -> Any:
-    """A judge that gives each claim the probability noted for it, and in the end says 0."""
-
-    def reply(request: Any) -> Completion:
-        shown = [t for t in request.view.ask.about if t.text in by_text]
-        if request.view.ask.visible_to is None:
-            return sure(0.9)
-        return sure(by_text[shown[-1].text], side[shown[-1].seat])
-
-    return reply
-
-
-def drafts(request: Any) -> str:
-    return f"{request.view.seat} draft {request.key[-2:]}"
-
-
-RATED = {
-    **{f"debater_a draft {i:02}": p for i, p in enumerate((0.6, 0.9, 0.7, 0.9))},
-    **{f"debater_b draft {i:02}": p for i, p in enumerate((0.55, 0.6, 0.8, 0.51))},
-}
-
-
-async def drafted(setting, play, order="simultaneous", rounds=1, rate=None) -> Any:
-    judge = rate or rater(RATED, {"debater_a": "0", "debater_b": "1"})
-    seen = arms(debater_a=drafts, debater_b=drafts, judge=judge)
-    params = {"best_of": 4, "order": order, "rounds": rounds}
-    stage = setting(load_protocol("debate"), params, **seen.cast(*BOTH, "judge"))
-    (ended,) = await play(stage, tasks())
-    return SimpleNamespace(seen=seen, ended=ended)
-
-
-async def test_the_best_rated_claim_is_kept_and_the_others_are_heard_by_nobody(setting, play):
-    found = await drafted(setting, play, rounds=2)
-    final = [r for r in found.seen.of("judge", "verdict") if r.view.ask.visible_to is None]
-    kept = [("debater_a", "debater_a draft 01"), ("debater_b", "debater_b draft 02")]
-    assert [heard(request) for request in final] == [kept * 2]
-    for seat in BOTH:
-        assert [heard(r) for r in found.seen.asked[seat]] == [[]] * 4 + [kept] * 4
-    assert len(found.ended.by("debater_a", "claim")) == 8  # all stay in the transcript
-
-
-async def test_a_claim_is_rated_against_a_reply_that_only_names_its_answer(setting, play):
-    found = await drafted(setting, play)
-    rated = [r for r in found.seen.of("judge", "verdict") if r.view.ask.visible_to == ()]
-    dummies = {"debater_a": DUMMY.format("4"), "debater_b": DUMMY.format("5")}
-    own = [[("debater_a", text), ("debater_b", dummies["debater_b"])] for text in list(RATED)[:4]]
-    other = [[("debater_a", dummies["debater_a"]), ("debater_b", text)] for text in list(RATED)[4:]]
-    assert [heard(request) for request in rated] == own + other
-    assert {r.view.ask.instruction for r in rated} == {
-        r.view.ask.instruction for r in found.seen.of("judge", "verdict")
-    }
-
-
-async def test_who_speaks_second_is_rated_against_what_was_really_said(setting, play):
-    found = await drafted(setting, play, order="sequential")
-    rated = [heard(r) for r in found.seen.of("judge", "verdict") if r.view.ask.visible_to == ()]
-    assert {pair[0] for pair in rated[4:]} == {("debater_a", "debater_a draft 01")}
-    assert [len(pair) for pair in rated] == [2] * 8
-
-
-@pytest.fixture
-def rows_of(store):
-    """`rows_of(episode, seat)` -> the rows that the episode's protocol makes of it."""
-
-    def prompt_of(turn: Any) -> Any:
-        found = store.messages(turn.messages)
-        return tuple(found[key] for key in turn.messages)
-
-    def rows(episode: Any, seat: str) -> Any:
-        rule = load_protocol(episode.protocol).rule
-        assert rule is not None
-        return list(rule(episode, seat, prompt_of))
-
-    return rows
-
-
-async def test_rows_set_the_best_claim_over_the_worst_one_of_the_same_place(setting, play, rows_of):
-    found = await drafted(setting, play)
-    (row,) = rows_of(found.ended, "debater_b")
-    assert (row.kind, row.seat) == ("pref", "debater_b")
-    assert row.replies == ("debater_b draft 02", "debater_b draft 03")
-    # odds 4 and 51/49: flipped with 0.2 * 0.51 / (0.2 * 0.51 + 0.8 * 0.49)
-    assert row.flip_prob == pytest.approx(0.102 / 0.494)
-    assert row.flip_prob == pytest.approx(1 / (1 + math.exp(math.log(4) - math.log(0.51 / 0.49))))
-    assert row.prompt == tuple(found.seen.asked["debater_b"][0].messages)
-    by_ref = {f"{found.ended.ref}/{turn.key}": turn for turn in found.ended.turns}
-    assert [by_ref[ref].text for ref in row.turns] == [*row.replies, "1", "1"]
-    assert rows_of(found.ended, "judge") == []
-    (first,) = rows_of(found.ended, "debater_a")
-    assert first.replies == ("debater_a draft 01", "debater_a draft 00")
-
-
-async def test_equal_ratings_keep_the_first_and_teach_nothing(setting, play, rows_of):
-    found = await drafted(setting, play, rate=lambda request: "0")
-    final = found.seen.of("judge", "verdict")[-1]
-    assert heard(final) == [(seat, f"{seat} draft 00") for seat in BOTH]
-    assert rows_of(found.ended, "debater_a") == []
-
-
-async def test_one_claim_a_turn_teaches_nothing(setting, play, rows_of):
-    stage = setting(load_protocol("debate"), **arms().cast(*BOTH, "judge"))
-    (ended,) = await play(stage, tasks())
-    assert [rows_of(ended, seat) for seat in BOTH] == [[], []]
-
-
-async def test_a_claim_that_was_cut_off_teaches_nothing(setting, play, rows_of):
-    def cut(request: Any) -> Completion:
-        text = drafts(request)
-        return Completion(text, finish="length" if text.endswith("03") else "stop")
-
-    judge = rater(RATED, {"debater_a": "0", "debater_b": "1"})
-    seen = arms(debater_a=drafts, debater_b=cut, judge=judge)
-    stage = setting(
-        load_protocol("debate"), {"best_of": 4, "rounds": 1}, **seen.cast(*BOTH, "judge")
-    )
-    (ended,) = await play(stage, tasks())
-    (row,) = rows_of(ended, "debater_b")
-    assert row.replies == ("debater_b draft 02", "debater_b draft 00")
-
-
-@pytest.mark.parametrize("name", ["consultancy", "open_consultancy", "open_debate"])
-async def test_the_other_arms_keep_the_best_and_teach_it_too(name, setting, play, rows_of):
-    found = load_protocol(name)
-    leader = found.seats[0]
-
-    def speak(request: Any) -> str:
-        return "1" if request.view.ask.kind == "choice" else drafts(request)
-
-    def rate(request: Any) -> Completion:
-        last = next(t for t in request.view.ask.about if t.kind == "claim" and "draft" in t.text)
-        return sure((0.9, 0.6, 0.8)[int(last.text[-2:])], "0")
-
-    params = {"best_of": 3, "rounds": 1, **({"side": 1} if name == "consultancy" else {})}
-    cast = {seat: rate if seat == "judge" else speak for seat in found.seats}
-    stage = setting(found, params, **cast)
-    (ended,) = await play(stage, tasks())
-    (row,) = rows_of(ended, leader)
-    assert row.replies == (f"{leader} draft 01", f"{leader} draft 00")
-    assert rows_of(ended, "judge") == []
+# What the judge believes.
 
 
 @given(p=st.floats(0, 1), choices=st.integers(2, 9), data=st.data())
