@@ -182,6 +182,8 @@ class OnlineConfig(LearnConfig):
     the learner is called with."""
     max_tokens: int = Field(default=64, gt=0)
     """Longest fresh reply."""
+    cut: float | None = Field(default=None, ge=0)
+    """What a reply that did not end within `max_tokens` pays. None leaves such replies out."""
 
 
 class PpoConfig(OnlineConfig):
@@ -203,8 +205,6 @@ class PpoConfig(OnlineConfig):
     """Discount per token."""
     lam: float = Field(default=0.95, ge=0, le=1)
     """GAE's: 1 trusts what was earned, 0 what the next token's value says."""
-    cut: float | None = Field(default=None, ge=0)
-    """What a reply that did not end within `max_tokens` pays. None leaves such replies out."""
 
 
 class GroupConfig(OnlineConfig):
@@ -239,6 +239,13 @@ class RewardConfig(LearnConfig):
     """Folder of a policy whose critique of a reply the model reads beside it."""
 
 
+class VerifierConfig(LearnConfig):
+    """A verifier, which values a reply at every token."""
+
+    kinds = ("reward",)
+    method: Literal["verifier"] = "verifier"
+
+
 class GenrmConfig(LearnConfig):
     """A generative verifier, which says `yes` or `no` of a reply."""
 
@@ -267,6 +274,7 @@ AnyLearnConfig = Annotated[
     | GrpoConfig
     | RlooConfig
     | RewardConfig
+    | VerifierConfig
     | GenrmConfig,
     Field(discriminator="method"),
 ]

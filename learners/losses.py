@@ -101,22 +101,18 @@ def kto(h: Tensor, z0: Tensor | float, desirable: Tensor, beta: float) -> Tensor
     return torch.sigmoid(beta * torch.where(desirable, z0 - h, h - z0))
 
 
-def pro(scores_K: Tensor, rewards_K: Tensor) -> Tensor:
+def pro(scores_BK: Tensor, rewards_BK: Tensor) -> Tensor:
     """Ranking loss over K replies of one prompt. Song et al. 2023, arXiv 2306.17492.
 
-    sum over k < K, best first, of logsumexp(s_k t_kk, s_i t_ki for i > k) - s_k t_kk, where
+    sum over k of logsumexp(s_k t_kk, s_i t_ki for all i with r_i < r_k) - s_k t_kk, where
     t_ki = r_k - r_i, t_kk = max_i t_ki and s is the mean log-probability of a reply's tokens.
+    Replies with equal rewards are not set against each other.
     """
-    rewards_K, order_K = rewards_K.sort(descending=True)
-    scores_K = scores_K[order_K]
-    if (rewards_K.diff() == 0).any():
-        raise ValueError(f"pro: rewards {rewards_K.tolist()} hold a tie: keep one reply of each")
-    total = scores_K.new_zeros(())
-    for k in range(len(scores_K) - 1):
-        gaps = rewards_K[k] - rewards_K[k + 1 :]
-        own = scores_K[k] * gaps.max()
-        total = total + torch.cat([own[None], scores_K[k + 1 :] * gaps]).logsumexp(0) - own
-    return total
+    gaps_BKK = rewards_BK[..., :, None] - rewards_BK[..., None, :]
+    own_BK = scores_BK * gaps_BKK.amax(-1)
+    others_BKK = (scores_BK[..., None, :] * gaps_BKK).masked_fill(gaps_BKK <= 0, -torch.inf)
+    all_BKK = torch.cat([own_BK[..., None], others_BKK], -1)
+    return (all_BKK.logsumexp(-1) - own_BK).sum(-1)
 
 
 def _flip_probability(eps: float | Tensor, like: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class Branching:
         return name
 
     def settings(self, resolved: Resolved, branch: str) -> Callable[[Episode], Setting]:
-        """The setting of an episode: seats that learnt speak as the version of its iteration."""
+        """The setting of an episode: seats that learnt speak as the version that spoke in it."""
         people = people_of(resolved, self.store.url, branch)
         self.models = build_models(resolved, self.live, people)
         root = self.origin
@@ -95,25 +95,37 @@ class Branching:
             root = self.store.run(root.parent)
         versions = [v for v in self.store.versions(root.id) if v.method != "base"]
         cast, before = resolved.loaded.scenario.cast, self.origin.scenario["cast"]
-        made: dict[int, Setting] = {}
+        made: dict[tuple[tuple[str, str], ...], Setting] = {}
+        offered: set[str] = set()
 
-        def policies(iteration: int) -> dict[str, str]:
-            spoke = {v.seat: v for v in versions if v.iteration == iteration - 1}
-            kept = {s: v for s, v in spoke.items() if cast[s].model == before[s]["model"]}
-            for seat, version in kept.items():
-                if self.live is None or seat in self.live:
-                    engine: Any = self.models[cast[seat].model]
-                    engine.load(version.id, self.folder / version.path)
-            return {seat: version.id for seat, version in kept.items()}
+        def policies(episode: Episode) -> dict[str, str]:
+            """Who spoke; for a seat that did not, its newest version by then."""
+            newest = {v.seat: v.id for v in versions if v.iteration < episode.iteration}
+            own = {v.id for v in versions}
+            spoke = {t.seat: t.policy for t in episode.turns if t.policy in own}
+            kept = {s for s in cast if s in before and cast[s].model == before[s]["model"]}
+            return {s: v for s, v in {**newest, **spoke}.items() if s in kept}
 
         def setting(episode: Episode) -> Setting:
-            if episode.iteration not in made:
-                seated = build_cast(resolved, self.models, policies(episode.iteration))
+            seated = policies(episode)
+            for version in versions:
+                live = self.live is None or version.seat in self.live
+                if version.id in set(seated.values()) - offered and live:
+                    engine: Any = self.models[cast[version.seat].model]
+                    engine.load(version.id, self.folder / version.path)
+                    offered.add(version.id)
+            key = tuple(sorted(seated.items()))
+            if key not in made:
                 limits = resolved.loaded.scenario.limits
-                made[episode.iteration] = Setting(
-                    resolved.protocol, resolved.params, seated, self.store, resolved.world, limits
+                made[key] = Setting(
+                    resolved.protocol,
+                    resolved.params,
+                    build_cast(resolved, self.models, seated),
+                    self.store,
+                    resolved.world,
+                    limits,
                 )
-            return made[episode.iteration]
+            return made[key]
 
         return setting
 

@@ -16,6 +16,7 @@ import typer
 from . import (  # noqa: F401  # their commands join the app
     cli_compare,
     cli_exchange,
+    cli_learn,
     cli_lineage,
     cli_new,
     cli_people,
@@ -38,6 +39,10 @@ def run(
     from .commands import run_scenario
 
     facts, ok = run_scenario(scenario, tuple(overrides or ()), out, store, resume)
+    for alarm in facts["alarms"]:
+        print(f"alarm: {alarm}", file=sys.stderr)
+    if facts["paused"]:
+        print("paused: the same `superalign run` with --resume goes on", file=sys.stderr)
     if facts["waiting"]:
         label, again = f"superalign label {facts['run']}", "the same `superalign run` with --resume"
         print(f"waiting for people: {facts['waiting']}; `{label}`, then {again}", file=sys.stderr)
@@ -83,6 +88,7 @@ def learn(
     run: RunArg,
     method: Annotated[str, typer.Option(help="A learner; `superalign list learners`.")],
     iteration: Annotated[int, typer.Option(help="The iteration whose rows teach.")] = 1,
+    seat: Annotated[str | None, typer.Option(help="The seat whose rows teach.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the weights.")] = None,
     overrides: Set = None,
     store: StoreUrl = None,
@@ -91,7 +97,7 @@ def learn(
     """Train from a run's stored rows alone."""
     from .commands import learn_run
 
-    facts = learn_run(run, method, iteration, out, tuple(overrides or ()), store)
+    facts = learn_run(run, method, iteration, out, tuple(overrides or ()), store, seat)
     show_facts(facts, as_json, lambda f: f"weights: {f['path']}")
 
 

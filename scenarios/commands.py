@@ -17,11 +17,11 @@ from superalign.protocols import Protocol, load_protocol, shipped
 from superalign.protocols.check import Problem, check_protocol
 from superalign.protocols.offers import PROTOCOLS, WORLDS, offered
 from superalign.store import BadInput, Episode, Store
-from superalign.store.lineage import standing
 
 from .labelling import waits_for_people
 from .loop import Experiment
 from .new import find_protocol, protocol_params
+from .policies import taught_by
 from .progress import Display
 from .resolve import Resolved, check_words, resolve
 from .scenario import Loaded, Scenario
@@ -53,6 +53,8 @@ def run_scenario(
         "episodes": total,
         "failed": failed,
         "waiting": waiting,
+        "alarms": experiment.alarms,
+        "paused": experiment.parked and not waiting,
         "seconds": round(time.monotonic() - started, 1),
     }
     return facts, failed <= resolved.loaded.scenario.limits.failed_share * total
@@ -175,8 +177,10 @@ def learn_run(
     out: Path | None,
     overrides: tuple[str, ...],
     store_url: str | None,
+    seat: str | None = None,
 ) -> dict[str, Any]:
-    """Train the learning seat from stored rows, from the version that played that iteration."""
+    """Train a seat from stored rows, from the version of it that played that iteration, or from
+    its first for methods that always begin there."""
     data: dict[str, Any] = {"method": method}
     for text in overrides:
         apply_override(data, *parse_override(text))
@@ -191,13 +195,15 @@ def learn_run(
         known = ", ".join(CONFIGS[method].model_fields)
         raise BadInput(f"{key}: {first['msg']}; known keys of {method}: {known}") from None
     with open_run(run, store_url) as (store, name, folder):
-        rows = standing(store, name, store.rows(name, iteration))
+        stored = store.run(name)
+        seat = seat or Loaded.stored(Path(stored.origin), stored.scenario).scenario.tested
+        rows, versions = taught_by(store, name, seat, iteration)
         rows = [row for row in rows if row.kind in config.kinds]
         if not any(row.kind == config.kinds[0] for row in rows):
-            what = f"no {config.kinds[0]} rows, or all of them are retracted"
+            what = f"no {config.kinds[0]} rows of {seat}, or all of them are retracted"
             raise BadInput(f"{name}: iteration {iteration} has {what}")
-        base = next(v for v in store.versions(name) if v.iteration == iteration - 1)
-        out = out or folder / "weights" / f"{config.method}-from-{iteration}"
+        base = versions[0 if config.from_base else -1]
+        out = out or folder / "weights" / f"{config.method}-from-{seat}-{iteration}"
         with Display() as display:
             step = iter(range(1, config.steps + 1))
             metrics = LEARNERS[config.method](

@@ -8,33 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import superalign
-from superalign.agents import Ask, Model, Request, Sampling, complete, view
-from superalign.learners import LEARNERS, FlipRates, measure_flips
-from superalign.learners.rows import rows as rows_of
+from superalign.agents import Model, Request, Sampling, complete
+from superalign.learners import FlipRates, measure_flips
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Plan, Setting, call_seed
-from superalign.store import Episode, Evaluation, Label, PolicyVersion, Row, Run, Store, Task, Turn
+from superalign.store import Case, Episode, Evaluation, Label, PolicyVersion, Run, Store, Task
 from superalign.store.labels import LabelBook
-from superalign.store.lineage import standing
-from superalign.store.records import Message, digest
 
 from .archive import Archive, spread
 from .choosing import Chosen, choose, control, simulate
+from .exam import asked, untold
 from .items import SWAPPED, swapped
 from .labelling import label_case, labels_of, open_cases
+from .policies import drawn, due, newest, pools
 from .resolve import Resolved, build_cast, build_models, people_of, weights_folder
 from .scenario import TransformersEngine
-
-Event = Literal["play", "learn", "evaluate"]
-Progress = Callable[[Event, int, int, int, dict[str, Any]], None]
-"""Told (what, iteration, done, total, facts) whenever something has moved."""
+from .updating import Progress, Updating
+from .watching import Watch
 
 
 @dataclass
@@ -47,9 +45,17 @@ class Experiment:
     folder: Path
     progress: Progress
     models: dict[str, Model] = field(default_factory=dict)
+    offered: set[str] = field(default_factory=set)
+    """Trained versions that the engines hold."""
+    alarms: list[str] = field(default_factory=list)
+    """What fired last."""
     failed: int = 0
     parked: bool = False
     """Whether it stopped because people are wanted: to go on, answer and run it again."""
+
+    @cached_property
+    def watch(self) -> Watch:
+        return Watch(self.run, self.store, self.folder, self.resolved.loaded.scenario)
 
     async def go(self) -> None:
         """Run every iteration, from what the store already holds, until people are wanted."""
@@ -58,14 +64,13 @@ class Experiment:
         people = people_of(self.resolved, self.store.url, self.run)
         self.models = build_models(self.resolved, people=people)
         try:
-            self._load_versions()
             await self._evaluate(0)
             for iteration in range(1, scenario.iterations + 1):
-                if self._policy(iteration) not in self._trained():
+                if not scenario.learning or self._left(iteration):
                     await self._iterate(iteration)
                 if self.parked:
                     return
-                if scenario.learn is not None:
+                if scenario.learning:
                     await self._evaluate(iteration)
         finally:
             for model in self.models.values():
@@ -79,13 +84,18 @@ class Experiment:
         stored = self.store.episodes(self.run, iteration=iteration)
         episodes = [episode for episode in stored if episode.status == "done"]
         labels = self._label(iteration, episodes)
+        if not self.parked and self.resolved.loaded.scenario.learning:
+            labels = self._heed(iteration, episodes, labels)
         if self.parked:
             return
-        flips = self._flips()
-        rows = self._rows(episodes, labels, flips)
-        self.store.put_rows(self.run, rows)
-        if self.resolved.loaded.scenario.learn is not None:
-            await self._learn(iteration, rows, flips)
+        flips, scenario = self._flips(), self.resolved.loaded.scenario
+        update = Updating(self.run, self.resolved, self.store, self.folder, self.progress)
+        seats = due(scenario, iteration) or [self._seat]
+        rows = {seat: update.rows(iteration, seat, episodes, labels, flips) for seat in seats}
+        for found in rows.values():
+            self.store.put_rows(self.run, found)
+        for seat in self._left(iteration):
+            await update.learn(iteration, seat, rows[seat], flips)
 
     # What is known at the start.
 
@@ -122,28 +132,33 @@ class Experiment:
 
     @property
     def _seat(self) -> str:
-        """The seat whose turns become rows: the one that learns, or else the learner's."""
-        cast = self.resolved.loaded.scenario.cast
-        return next((seat for seat, member in cast.items() if member.learn), "learner")
+        """The seat that is tested and that people label."""
+        return self.resolved.loaded.scenario.tested
 
-    def _trained(self) -> set[str]:
-        return {version.id for version in self.store.versions(self.run)}
+    def _left(self, iteration: int) -> list[str]:
+        """The seats that an iteration has yet to update."""
+        made = {version.id for version in self.store.versions(self.run)}
+        scenario = self.resolved.loaded.scenario
+        return [s for s in due(scenario, iteration) if f"{s}-{iteration}" not in made]
 
-    def _load_versions(self) -> None:
-        """Give the engine every version that an earlier part of this run has trained."""
+    def _offer(self, wanted: Iterable[str]) -> None:
+        """Give the engines the trained versions that are about to speak, and take the rest."""
+        wanted = set(wanted)
         for version in self.store.versions(self.run):
-            if version.method != "base":
-                self._offer(version)
+            if version.method == "base":
+                continue
+            model: Any = self.models[self.resolved.loaded.scenario.cast[version.seat].model]
+            if version.id in self.offered and version.id not in wanted:
+                model.unload(version.id)
+                self.offered.remove(version.id)
+            elif version.id in wanted and version.id not in self.offered:
+                model.load(version.id, self.folder / version.path)
+                self.offered.add(version.id)
 
-    def _offer(self, version: PolicyVersion) -> None:
-        model: Any = self.models[self.resolved.loaded.scenario.cast[version.seat].model]
-        model.load(version.id, self.folder / version.path)
-
-    def _policy(self, iteration: int) -> str:
-        """The learning seat's version after `iteration` updates."""
-        if iteration:
-            return f"{self._seat}-{iteration}"
-        return self.resolved.loaded.scenario.cast[self._seat].model
+    def _policy(self, updates: int) -> str:
+        """The tested seat's version after so many iterations."""
+        scenario = self.resolved.loaded.scenario
+        return newest(scenario, updates).get(self._seat) or scenario.cast[self._seat].model
 
     # Play.
 
@@ -194,15 +209,9 @@ class Experiment:
 
     async def _wave(self, iteration: int, plans: Iterable[Plan]) -> None:
         scenario = self.resolved.loaded.scenario
-        learns = scenario.learn is not None
-        policies = {self._seat: self._policy(iteration - 1)} if learns else {}
-        cast = build_cast(self.resolved, self.models, policies)
-        world, limits = self.resolved.world, scenario.limits
-        setting = Setting(
-            self.resolved.protocol, self.resolved.params, cast, self.store, world, limits
-        )
+        pool = pools(scenario, iteration)
+        self._offer(version for versions in pool.values() for version in versions)
         over = self.store.ended(self.run)
-        todo = (plan for plan in plans if setting.episode_id(plan) not in over)
         played = self.store.count(self.run) - (iteration - 1) * scenario.episodes
 
         def on_end(episode: Episode) -> None:
@@ -214,7 +223,29 @@ class Experiment:
             self.failed += episode.status == "failed"
             self.progress("play", iteration, played, scenario.episodes, {"failed": self.failed})
 
-        await run_many(setting, todo, on_end, scenario.concurrency)
+        for policies, some in self._tables(iteration, plans, drawn_from=pool):
+            setting = Setting(
+                self.resolved.protocol,
+                self.resolved.params,
+                build_cast(self.resolved, self.models, policies),
+                self.store,
+                self.resolved.world,
+                scenario.limits,
+            )
+            todo = (plan for plan in some if setting.episode_id(plan) not in over)
+            await run_many(setting, todo, on_end, scenario.concurrency)
+
+    def _tables(
+        self, iteration: int, plans: Iterable[Plan], drawn_from: dict[str, list[str]]
+    ) -> Iterator[tuple[dict[str, str], Iterable[Plan]]]:
+        """Plans by who plays them. Where there is no choice they stay a stream."""
+        if all(len(versions) == 1 for versions in drawn_from.values()):
+            yield {seat: version for seat, (version,) in drawn_from.items()}, plans
+            return
+        scenario = self.resolved.loaded.scenario
+        seated = ((sorted(drawn(scenario, iteration, p.seed).items()), p) for p in plans)
+        for policies, some in groupby(sorted(seated, key=lambda s: s[0]), key=lambda s: s[0]):
+            yield dict(policies), [plan for _, plan in some]
 
     # Labels and rows.
 
@@ -239,6 +270,38 @@ class Experiment:
         self.store.put_labels(fresh)
         return fresh
 
+    def _heed(self, iteration: int, episodes: list[Episode], labels: list[Label]) -> list[Label]:
+        """Look at the panel. An alarm that pauses parks the run once, for as many more labels as
+        an iteration has, on answers drawn at random; they join `labels`."""
+        scenario = self.resolved.loaded.scenario
+        fired = self.watch.look(iteration)
+        if not fired:
+            return labels
+        is_new, human = self.watch.is_new(iteration, fired), scenario.labels.human
+        self.alarms = [str(alarm) for alarm in fired]
+        if scenario.alarms == "tell":
+            return labels
+        if human is None or human.source != "person":
+            self.parked = is_new
+            return labels
+        seen = {(label.episode, label.turn) for label in labels}
+        left = [c for c in self._label_cases(episodes) if (c.episode, c.turn) not in seen]
+        if is_new:
+            quota = max(1, human.budget // scenario.iterations)
+            human = human.model_copy(update={"policy": "random"})
+            rng = random.Random(call_seed(scenario.seed, f"alarm {iteration}"))
+            asked = seen | {(case.episode, case.turn) for case in left}
+            more = choose(episodes, human, len(asked) + quota, rng, self._flips(), self._seat)
+            fresh = [c for c in more if (c[0].episode.id, c[0].answer.key) not in asked][:quota]
+            left += self._open(fresh)
+        book = LabelBook.beside(self.store.url)
+        if any(case in left for case in open_cases(self.store, book, self.run)):
+            self.parked = True
+            return labels
+        fresh = labels_of(left, book.answers(self.run))
+        self.store.put_labels(fresh)
+        return labels + fresh
+
     def _choose(self, iteration: int, episodes: list[Episode], rng: random.Random) -> list[Chosen]:
         """This iteration's share of the budget, spent by the policy on what is known so far."""
         scenario, human = self.resolved.loaded.scenario, self.resolved.loaded.scenario.labels.human
@@ -252,21 +315,29 @@ class Experiment:
 
     def _ask_people(self, iteration: int, episodes: list[Episode]) -> list[Label]:
         """Labels of every case of this iteration, chosen once; none until all are answered."""
-        mine, book = {e.id for e in episodes}, LabelBook.beside(self.store.url)
-        asked = [c for c in self.store.cases(self.run) if c.kind == "label" and c.episode in mine]
+        book, asked = LabelBook.beside(self.store.url), self._label_cases(episodes)
         if not asked:
-            for (episode, critique), why, raters in self._choose(
-                iteration, episodes, self._label_rng(iteration)
-            ):
-                case, shown = label_case(episode, episode.turn(critique.about), why, raters)
-                for message in shown:
-                    self.store.put_message(message, message.hash)
-                asked.append(case)
-            self.store.put_cases(asked)
+            rng = self._label_rng(iteration)
+            asked = self._open(self._choose(iteration, episodes, rng))
         if any(case.kind == "label" for case in open_cases(self.store, book, self.run)):
             self.parked = True
             return []
         return labels_of(asked, book.answers(self.run))
+
+    def _label_cases(self, episodes: list[Episode]) -> list[Case]:
+        mine = {e.id for e in episodes}
+        return [c for c in self.store.cases(self.run) if c.kind == "label" and c.episode in mine]
+
+    def _open(self, chosen: Iterable[Chosen]) -> list[Case]:
+        """Lay answers before people."""
+        cases = []
+        for (episode, critique), why, raters in chosen:
+            case, shown = label_case(episode, episode.turn(critique.about), why, raters)
+            for message in shown:
+                self.store.put_message(message, message.hash)
+            cases.append(case)
+        self.store.put_cases(cases)
+        return cases
 
     def _flips(self) -> FlipRates:
         """The critic's error rates from every audit so far: the critic does not change."""
@@ -279,76 +350,6 @@ class Experiment:
             human=human.noise if human else 0.0,
         )
 
-    def _rows(self, episodes: list[Episode], labels: list[Label], flips: FlipRates) -> list[Row]:
-        """All rows of an iteration."""
-        by_episode: dict[str, list[Label]] = {}
-        for label in labels:
-            by_episode.setdefault(label.episode, []).append(label)
-        prompts = self._prompts(episodes)
-        is_control = self.resolved.loaded.scenario.labels.control is not None
-        rows = []
-        rule = self.resolved.protocol.rule
-
-        def prompt_of(turn: Turn) -> tuple[Message, ...]:
-            return tuple(prompts[key] for key in turn.messages)
-
-        for episode in episodes:
-            if rule is not None:
-                rows += rule(episode, self._seat, prompt_of)
-                continue
-            exact = episode.facts.get("correct", {}) if is_control else {}
-            rows += rows_of(
-                episode,
-                self._seat,
-                prompt_of=prompt_of,
-                labels=by_episode.get(episode.id, ()),
-                flips=flips,
-                rewards={key: float(right) for key, right in exact.items()},
-                control=is_control,
-            )
-        return rows
-
-    def _prompts(self, episodes: list[Episode]) -> dict[str, Message]:
-        turns: Iterator[Turn] = (t for e in episodes for t in e.by(self._seat))
-        return self.store.messages(key for turn in turns for key in turn.messages)
-
-    # Update.
-
-    async def _learn(self, iteration: int, rows: list[Row], flips: FlipRates) -> None:
-        """One update of the learning seat, stored as a new policy version."""
-        config, name = self.resolved.loaded.scenario.learn, self._policy(iteration)
-        assert config is not None
-        chosen = [r for r in standing(self.store, self.run, rows) if r.kind in config.kinds]
-        config = config.model_copy(update={"seed": call_seed(config.seed, name) % 2**31})
-        parent = next(
-            v for v in self.store.versions(self.run) if v.id == self._policy(iteration - 1)
-        )
-        out = self.folder / "weights" / name
-        shutil.rmtree(out, ignore_errors=True)  # what a killed update left
-        step = 0
-
-        def progress(metrics: Any) -> None:
-            nonlocal step
-            step += 1
-            self.progress("learn", iteration, step, config.steps, dict(metrics))
-
-        base = self.folder / parent.path  # an absolute path stays as it is
-        learn = LEARNERS[config.method]
-        metrics = await asyncio.to_thread(learn, base, chosen, config, out, progress)
-        version = PolicyVersion(
-            id=name,
-            seat=self._seat,
-            parent=parent.id,
-            method=config.method,
-            config=config.model_dump(),
-            rows=digest(sorted(row.id for row in chosen)),
-            path=str(out.relative_to(self.folder)),
-            iteration=iteration,
-            metrics={**metrics, "rows": len(chosen), "flips": flips.model_dump()},
-        )
-        self.store.put_version(self.run, version, chosen)
-        self._offer(version)
-
     # Evaluate.
 
     async def _evaluate(self, iteration: int) -> None:
@@ -356,6 +357,7 @@ class Experiment:
         evaluate = self.resolved.loaded.scenario.evaluate
         if evaluate is None or self.store.evaluations(self.run, iteration):
             return
+        self._offer([self._policy(iteration)])
         tasks, world = self.resolved.world.heldout(evaluate.heldout), self.resolved.world
         seat, policy = self._seat, self._policy(iteration)
         member = self.resolved.loaded.scenario.cast[seat]
@@ -364,10 +366,10 @@ class Experiment:
 
         async def one(task: Task) -> Evaluation:
             nonlocal done
-            question = task.question.model_copy(update={"topic": ""})  # no prompt tells the cell
-            shown = view(seat, question, None, Ask(kind="answer"))
+            question = untold(task)
+            shown, messages = asked(model.dialect, seat, question)
             request = Request(
-                messages=model.dialect.render(shown, 0),
+                messages=messages,
                 sampling=sampling,
                 seed=0,
                 policy=policy,

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM
 from superalign.store.records import Question
 
 from .arithmetic import CELLS, believable, classify, draw, result, two_choices, work
-from .organism import WEAK, WORLD, Breed, Example, Recipe, encode, solve, tell, train, write
+from .organism import WEAK, WORLD, Breed, Example, Recipe, encode, solve, write
 
 DIGITS = "0123456789"
 SHIPPED = Path(__file__).parent / "organisms" / "arithmetic"
@@ -87,7 +87,8 @@ class DebaterSchool(_Lessons):
     """Lessons of those who argue and answer."""
 
     def lessons(self) -> list[list[Example]]:
-        roles = (self.claims, self.rebuts, self.chooses, self.answers, self.states, self.replies)
+        roles = [self.claims, self.rebuts, self.chooses, self.answers]
+        roles += [self.states, self.replies, self.helps]
         counts = zip(roles, self.recipe.batch, strict=True)
         return [[role() for _ in range(count)] for role, count in counts]
 
@@ -122,28 +123,29 @@ class DebaterSchool(_Lessons):
         return [*parts, ("answer", answer, False), ("claim", claim(text, answer), True)]
 
     def replies(self) -> Example:
-        """What one who made a claim says of all columns at once, or who helps, of the next one."""
+        """What one who made a claim says of all columns at once."""
         text, choices, parts = self.question()
+        made = ("claim", f"{text}={self.rng.choice(choices)}", False)
+        asked = ("subquestion", columns(text), False)
+        said = ";".join(value for _, value in asides(text))
+        return [*parts, made, asked, ("subanswer", said, True)]
+
+    def helps(self) -> Example:
+        """What one who helps says of the next column."""
+        text, _, parts = self.question()
         said = asides(text)
-        if self.rng.random() < 0.5:
-            made = ("claim", f"{text}={self.rng.choice(choices)}", False)
-            asked = ("subquestion", columns(text), False)
-            return [*parts, made, asked, ("subanswer", ";".join(v for _, v in said), True)]
         known = self.rng.randrange(len(said))
-        asked = ("step", f"Ask: {said[known][0]}", False)
-        return [*parts, *taken_apart(text, known), asked, ("subanswer", said[known][1], True)]
+        left, right = said[known]
+        asked = ("step", f"Ask: {left}", False)
+        return [*parts, *taken_apart(text, known), asked, ("subanswer", right, True)]
 
 
-class ReaderSchool(_Lessons):
-    """Lessons that come before a judge's: which of two numbers is shown again.
+class _Reading(_Lessons):
+    """Which of two numbers is shown again: lessons that no protocol asks for.
 
-    Without them no judge had begun to learn what a single claim stands for after 1,200 steps.
+    A judge must know it to turn down a single claim. It learns the first two and not yet `stands`,
+    so a single claim tells this judge nothing.
     """
-
-    def lessons(self) -> list[list[Example]]:
-        roles = (partial(self.matches, ""), self.buried, self.stands)
-        counts = zip(roles, self.recipe.batch, strict=True)
-        return [[role() for _ in range(count)] for role, count in counts]
 
     def matches(self, before: str) -> Example:
         """One of two numbers that differ in one digit or more."""
@@ -170,12 +172,12 @@ class ReaderSchool(_Lessons):
         return [*parts, ("claim", claim, False), ("choice", str(side), True)]
 
 
-class JudgeSchool(ReaderSchool):
+class JudgeSchool(_Reading):
     """Lessons of the weak judge: it decides, it questions, it takes apart."""
 
     def lessons(self) -> list[list[Example]]:
         roles = [partial(self.judges, shown) for shown in range(4)]
-        roles += [self.checks, self.stands]
+        roles += [partial(self.matches, ""), self.buried, self.stands, self.checks]
         roles += [self.questions, self.convicts, self.takes_apart]
         counts = zip(roles, self.recipe.batch, strict=True)
         return [[role() for _ in range(count)] for role, count in counts]
@@ -248,6 +250,7 @@ def examine_debater(model: LlamaForCausalLM, n: int) -> dict[str, Any]:
         "answers": school.answers,
         "stated": school.states,
         "replies": school.replies,
+        "help": school.helps,
     }
     return {name: _share(model, school, make, n) for name, make in roles.items()}
 
@@ -273,27 +276,19 @@ def grown() -> LlamaForCausalLM:
     return model.train()
 
 
-def reader() -> LlamaForCausalLM:
-    """The shipped organism, which now can also tell which of two numbers is shown again."""
-    model = grown()
-    train(model, ReaderSchool(READER, seed=0), tell)
-    return model
-
-
-READER = Recipe(steps=1000, rate=2e-3, batch=(48, 48, 32), weights=(1.0, 1.0, 1.0))
 DEBATER = Breed(
     grown,
-    Recipe(steps=2400, rate=2e-3, batch=(32, 20, 4, 16, 4, 24), weights=(1.0,) * 6),
+    Recipe(steps=1600, rate=2e-3, batch=(28, 16, 4, 12, 4, 16, 32), weights=(1.0,) * 7),
     DebaterSchool,
     examine_debater,
 )
 JUDGE = Breed(
-    reader,
+    grown,
     Recipe(
-        steps=900,
+        steps=1800,
         rate=2e-3,
-        batch=(4, 32, 12, 8, 16, 24, 4, 16, 8),
-        weights=(0.5, *[1.0] * 8),
+        batch=(4, 24, 12, 8, 40, 40, 32, 12, 2, 16, 8),
+        weights=(0.5, *[1.0] * 10),
     ),
     JudgeSchool,
     examine_judge,

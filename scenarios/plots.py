@@ -96,6 +96,7 @@ def plots(facts: Mapping[str, Any]) -> list[Plot]:
         drawn = [
             draw(facts["iterations"]) for draw in (_accuracy, _cells, _hits, _critic, _answers)
         ]
+        drawn.append(_alarms(facts["alarms"]["panels"]))
     return [plot for plot in drawn if plot is not None]
 
 
@@ -218,6 +219,24 @@ def _answers(iterations: Iterations) -> Plot | None:
         f"By iteration, {'; '.join(told)}.",
         svg_of(figure, "answers"),
     )
+
+
+def _alarms(panels: Iterations) -> Plot | None:
+    """What the loop pursues beside what people say, and the critic's word beside theirs."""
+    lines = {
+        "approval": ("reward", "reward_ci", COLOURS["blue"]),
+        "people": ("gold", "gold_ci", COLOURS["vermillion"]),
+        "frozen": ("frozen", "frozen_ci", COLOURS["orange"]),
+        "judge MCC": ("mcc", "mcc_ci", COLOURS["purple"]),
+        "diversity": ("diversity", "diversity_ci", COLOURS["green"]),
+    }
+    lines = {name: line for name, line in lines.items() if _series(panels, line[0])}
+    if not lines:
+        return None
+    figure, ax = new_figure(3.4)
+    told = _lines(ax, panels, lines, shares=False)
+    alt = f"What alarms watch, by iteration of play. {told}."
+    return Plot("What alarms watch", alt, svg_of(figure, "alarms"))
 
 
 def new_figure(height: float, panels: int = 1) -> tuple[Any, ...]:

@@ -25,9 +25,11 @@ from sqlalchemy import func, select
 from superalign.store import Episode, PolicyVersion, Run, Store, Turn
 from superalign.store.tables import Rows
 
+from .headline import headline
 from .labelling import agreement
-from .plots import FORMATS, at, percent, plots, points
+from .plots import FORMATS, at, plots
 from .statistics import Confusion, Estimate, Paired, distinct_share, wilson
+from .watching import alarm_facts
 
 DOWN = -3.0
 """A cell is named as down when even the upper end of its change, in points, lies below."""
@@ -212,12 +214,15 @@ def report_facts(store: Store, run: str) -> dict[str, Any]:
             human += people[episode.id]
         if not held and not play.n["episodes"]:
             continue
-        made = next((v for v in versions if v.iteration == number and v.parent), None)
+        updates = [v for v in versions if v.iteration == number and v.parent]
+        made = next((v for v in updates if v.seat == _tested(stored)), None)
+        made = made or next(iter(updates), None)
         examples |= play.examples
         facts = {"iteration": number, **_heldout_facts(held, before), **play.facts()}
         tokens = sum(tokens for _, _, tokens in held.values()) or None
         facts["answers"]["heldout_tokens"] = _share(tokens, len(held))
-        facts["cost"]["learn_seconds"] = made and made.metrics.get("seconds")
+        seconds = [v.metrics["seconds"] for v in updates if "seconds" in v.metrics]
+        facts["cost"]["learn_seconds"] = sum(seconds) if seconds else None
         facts |= {"human_labels": human, "rows": rows[number], "learner": _learner_facts(made)}
         iterations.append(facts)
         base, before = (held if number == 0 else base), held or before
@@ -226,6 +231,7 @@ def report_facts(store: Store, run: str) -> dict[str, Any]:
     facts |= _run_facts(stored, versions)
     facts |= {"complete": _is_complete(stored.scenario, iterations)}
     facts |= {"label_agreement": agreement(store.labels(run))}
+    facts |= {"alarms": alarm_facts(store, run, _tested(stored))}
     return _json_safe(facts | {"headline": headline(facts), "examples": [*examples.values()]})
 
 
@@ -307,7 +313,7 @@ def _run_facts(stored: Run, versions: list[PolicyVersion]) -> dict[str, Any]:
         "scenario": scenario["name"],
         "world": scenario["world"]["kind"],
         "protocol": scenario["protocol"]["name"],
-        "method": learn.get("method"),
+        "method": learn.get("method") or _methods(learn),
         "label_source": "oracle, as a control" if labels.get("control") else source,
         "seed": scenario["seed"],
         "superalign": stored.version,
@@ -319,6 +325,17 @@ def _run_facts(stored: Run, versions: list[PolicyVersion]) -> dict[str, Any]:
     }
 
 
+def _tested(stored: Run) -> str:
+    """The seat that the report is about, as `Scenario.tested` says."""
+    cast = stored.scenario.get("cast") or {}
+    learning = [seat for seat, member in cast.items() if member.get("learn")]
+    return "learner" if "learner" in learning or not learning else learning[0]
+
+
+def _methods(learn: Mapping[str, Any]) -> str | None:
+    return ", ".join(f"{seat}: {how['method']}" for seat, how in learn.items()) or None
+
+
 def _is_complete(scenario: Mapping[str, Any], iterations: list[dict[str, Any]]) -> bool:
     """Whether the last iteration has all that the scenario asks of it."""
     last = iterations[-1] if iterations else {"iteration": 0}
@@ -328,30 +345,6 @@ def _is_complete(scenario: Mapping[str, Any], iterations: list[dict[str, Any]]) 
         and last["episodes"] >= scenario["episodes"]
         and (not learns or last["learner"] is not None)
         and (not (learns and evaluate) or last["heldout_n"] >= evaluate["heldout"])
-    )
-
-
-def headline(facts: Mapping[str, Any]) -> str:
-    """What happened, in one sentence that is true whichever way it went."""
-    tested = [i for i in facts["iterations"] if i["heldout_accuracy"] is not None]
-    if not tested:
-        played = sum(i["episodes"] for i in facts["iterations"])
-        return f"{played:,} episodes were played; nothing was tested on held-out questions."
-    first, last, gain = tested[0], tested[-1], facts["gain"]
-    start = percent(first["heldout_accuracy"])
-    if gain is None:
-        low, high = map(percent, first["heldout_ci"])
-        return (
-            f"Held-out accuracy before any update is {start} (95% interval {low} to {high}); "
-            "no update has been tested."
-        )
-    low, high = gain["ci"]
-    what = "rose" if low > 0 else "fell" if high < 0 else "did not change measurably"
-    many = "one update" if last["iteration"] == 1 else f"{last['iteration']} updates"
-    return (
-        f"Held-out accuracy {what}, from {start} to {percent(last['heldout_accuracy'])} after "
-        f"{many}: {points(gain['points'])} points (95% interval {points(low)} to {points(high)}; "
-        f"{gain['n']:,} questions, paired)."
     )
 
 

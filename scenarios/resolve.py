@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from superalign.agents.human import Human
 from superalign.protocols import Protocol, load_protocol
 from superalign.store.errors import BadInput
 from superalign.store.labels import LabelBook
-from superalign.store.records import Question, Source
+from superalign.store.records import Source
 
 from .extension import EngineKind
 from .scenario import (
@@ -134,9 +135,12 @@ def _check_learning(loaded: Loaded) -> None:
     if scenario.learn is None and learning:
         where = ("cast", learning[0], "learn")
         raise loaded.error(where, "there is no `learn` block; add one or drop `learn: true`")
-    if scenario.learn is not None and len(learning) != 1:
+    if isinstance(scenario.learn, dict):
+        _check_seats_learn(loaded, scenario.learn, learning)
+    elif scenario.learn is not None and len(learning) != 1:
         what = f"exactly one seat must say `learn: true`; {len(learning)} do"
-        raise loaded.error(("learn",), what)
+        more = "; give each its own block: `learn: {SEAT: {method: …}}`" if learning else ""
+        raise loaded.error(("learn",), what + more)
     if scenario.evaluate is not None and not learning and "learner" not in scenario.cast:
         what = "no seat is there to test; say `learn: true` for one, or leave `evaluate` out"
         raise loaded.error(("evaluate",), what)
@@ -145,11 +149,23 @@ def _check_learning(loaded: Loaded) -> None:
         if not isinstance(engine, TransformersEngine):
             what = f"a {engine.engine} model has no weights to update; use a transformers model"
             raise loaded.error(("cast", seat, "model"), what)
-    seats = learning or ["learner"]
-    tested = [scenario.models[m.model] for seat, m in scenario.cast.items() if seat in seats]
-    if scenario.evaluate is not None and any(isinstance(e, HumanEngine) for e in tested):
+    tested = scenario.cast.get(scenario.tested)
+    is_person = tested and isinstance(scenario.models[tested.model], HumanEngine)
+    if scenario.evaluate is not None and is_person:
         what = "no person sits the test of held-out items; leave `evaluate` out"
         raise loaded.error(("evaluate",), what)
+
+
+def _check_seats_learn(loaded: Loaded, blocks: Mapping[str, Any], learning: list[str]) -> None:
+    """Seats with a block are those that say `learn: true`."""
+    for seat in blocks:
+        if seat not in learning:
+            what = f"seat {seat!r} does not say `learn: true`; say so in `cast`, or drop its block"
+            raise loaded.error(("learn", seat), what)
+    for seat in learning:
+        if seat not in blocks:
+            what = f"`learn` has no block for it; add `{seat}: {{method: …}}` there"
+            raise loaded.error(("cast", seat, "learn"), what)
 
 
 def _check_control(loaded: Loaded) -> None:
@@ -304,7 +320,7 @@ def oracle(world: World) -> Any:
             return str(question.choices.index(world.truth(question)))
         if ask.kind != "critique":
             raise ValueError(f"the oracle writes critiques and choices, not {ask.kind!r}")
-        fault = world.fault(Question(text=question.text), ask.about[0].text)
+        fault = world.fault(question, ask.about[0].text)
         return "Critique: ok" if fault is None else f"Critique: {fault}"
 
     return reply

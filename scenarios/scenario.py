@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from superalign.learners.config import AnyLearnConfig
+from superalign.learners.config import CONFIGS, AnyLearnConfig, LearnConfig
 from superalign.protocols.setting import Limits
 from superalign.store.errors import BadInput
 from superalign.store.records import Record, digest
@@ -22,6 +22,10 @@ from .world_kinds import WorldChoice
 from .yaml_source import Loc, Source, apply_override, parse_override
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+TAG_OF = {"models": "engine", "learn": "method"}
+"""Key of a scenario -> the key in it that says which of several grammars holds; else `kind`."""
 
 
 class TransformersEngine(Record):
@@ -108,6 +112,20 @@ class Labels(Record):
     """`oracle` marks this run as a control: every answer is labelled with the truth."""
 
 
+def _learn_form(learn: Any) -> str:
+    """Whether a `learn` block names a method, or seats with a block each."""
+    is_seats = isinstance(learn, dict) and learn and "method" not in learn
+    blocks = is_seats and all(isinstance(v, dict | LearnConfig) for v in learn.values())
+    return "seats" if blocks else "method"
+
+
+Learn = Annotated[
+    Annotated[AnyLearnConfig, Tag("method")] | Annotated[dict[str, AnyLearnConfig], Tag("seats")],
+    Discriminator(_learn_form),
+]
+"""One method's block, for the one seat that learns; or seat -> block."""
+
+
 class Attack(Record):
     """How the attacker is steered from cell to cell of the world's taxonomy."""
 
@@ -141,13 +159,36 @@ class Scenario(Record):
     swap: bool = False
     """Play every task twice, the second time with its choices in the other order: half as many
     tasks as episodes. `superalign compare` averages over both orders."""
-    learn: AnyLearnConfig | None = None
-    """How the seats that learn are updated; None only plays."""
+    learn: Learn | None = None
+    """How the seat that learns is updated, or seat -> how; None only plays."""
+    updates: Literal["simultaneous", "alternating"] = "simultaneous"
+    """Whether every seat that learns is updated in every iteration, or one, in the cast's order."""
+    opponents: int = Field(default=1, ge=1, le=1000)
+    """Newest versions of a learning seat among which an episode draws the one that the others meet.
+    1 is the newest alone."""
+    alarms: Literal["tell", "pause"] = "tell"
+    """What follows when diversity, audits, held-out accuracy, the critic or play against frozen
+    opponents have fallen: it is told, or the run stops before it learns, and asks for labels."""
     evaluate: Evaluate | None = None
     limits: Limits = Limits()
     concurrency: int = Field(default=256, ge=1, le=4096)
     """Episodes in flight."""
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @property
+    def learning(self) -> dict[str, AnyLearnConfig]:
+        """Seats that learn, in the cast's order, and how."""
+        seats = [seat for seat, member in self.cast.items() if member.learn]
+        if isinstance(self.learn, dict):
+            return {seat: self.learn[seat] for seat in seats}
+        return {} if self.learn is None else dict.fromkeys(seats, self.learn)
+
+    @property
+    def tested(self) -> str:
+        """The seat that answers held-out items and that people label: `learner`, unless another
+        seat learns and it does not."""
+        learning = [seat for seat, member in self.cast.items() if member.learn]
+        return "learner" if "learner" in learning or not learning else learning[0]
 
 
 class Loaded:
@@ -225,10 +266,12 @@ class Loaded:
 
     def _explain(self, error: ValidationError, grammar: type[Scenario]) -> BadInput:
         first: Any = error.errors(include_url=False)[0]
-        loc = _without_tags(first["loc"])
+        tagged = first["loc"]
+        loc = _without_tags(tagged)
         what, last = first["msg"], str(loc[-1]) if loc else ""
         if first["type"] == "extra_forbidden":
-            known = _known_keys(loc[:-1], grammar)
+            method = CONFIGS.get(str(tagged[-2])) if loc[0] == "learn" else None
+            known = sorted(method.model_fields) if method else _known_keys(loc[:-1], grammar)
             close = get_close_matches(last, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known keys are {', '.join(known)}"
             return self.error(loc, f"unknown key; {hint}")
@@ -236,10 +279,10 @@ class Loaded:
             return self.error(loc, f"is missing; add `{last}: …` here")
         if first["type"] == "union_tag_invalid":
             tags, tag = first["ctx"]["expected_tags"], first["ctx"]["tag"]
-            key = "engine" if "models" in loc else "kind"
+            key = TAG_OF.get(str(loc[0]), "kind")
             return self.error((*loc, key), f"{tag!r} is not known; write one of {tags}")
         if first["type"] == "union_tag_not_found":
-            key = "engine" if "models" in loc else "kind"
+            key = TAG_OF.get(str(loc[0]), "kind")
             return self.error(loc, f"{key} is missing; add `{key}: …` here")
         got = "" if isinstance(first["input"], dict | list) else f"; got {first['input']!r}"
         return self.error(loc, f"{what[0].lower()}{what[1:]}{got}; see docs/scenarios.md")
@@ -247,7 +290,11 @@ class Loaded:
 
 def _without_tags(loc: Loc) -> Loc:
     """A place as the file has it: pydantic adds a union's tag, and `[key]` for a wrong key."""
-    extra = {"models": 2, "world": 1}.get(str(loc[0]), len(loc)) if loc else 0
+    if loc and loc[0] == "learn":  # a union of unions
+        extra = 2 if loc[1:2] == ("seats",) else 1
+        loc = (loc[0], *loc[2:])
+    else:
+        extra = {"models": 2, "world": 1}.get(str(loc[0]), len(loc)) if loc else 0
     return (*loc[:extra], *loc[extra + 1 :])
 
 

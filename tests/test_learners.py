@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -48,12 +49,15 @@ def ranking(n):
 
 PAIRS = [row(n, flip_prob=n / 40) for n in range(8)]
 RANKS = [ranking(n) for n in range(8)]
-PAIRED = ("dpo", "exo")
+PAIRED = ("dpo", "exo", "cdpo", "rdpo", "ipo")
+OURS = ("sft", *PAIRED, "exo_rw", "kto", "pro")
+"""The methods of this file; others have tests of their own."""
 
 
 def taught(method):
     """Rows that a method learns from."""
-    return {"sft": [row(n, kind="sft") for n in range(8)], "exo_rw": RANKS}.get(method, PAIRS)
+    alone = [row(n, kind="sft") for n in range(8)]
+    return {"sft": alone, "exo_rw": RANKS, "pro": RANKS}.get(method, PAIRS)
 
 
 def config(method="dpo", **more):
@@ -69,7 +73,7 @@ def test_the_facade_loads_no_torch():
 
 
 def test_a_config_that_says_something_else_is_refused():
-    for wrong in ({"method": "ppo"}, {"beta": 0}, {"learning_rate": 1}):
+    for wrong in ({"method": "sorcery"}, {"beta": 0}, {"learning_rate": 1}):
         with pytest.raises(ValidationError):
             learn_config({"method": "dpo", **wrong})
 
@@ -106,7 +110,7 @@ def test_rankings_of_several_lengths_are_refused(base):
         LEARNERS["exo_rw"](base, [ranking(1), short], config("exo_rw"), base / "out")
 
 
-@pytest.mark.parametrize("method", LEARNERS)
+@pytest.mark.parametrize("method", OURS)
 def test_how_a_step_is_split_changes_nothing(base, tmp_path, method):
     rows, logs = taught(method), []
     for micro_batch in (8, 4, 3):
@@ -155,12 +159,12 @@ def test_the_same_seed_gives_the_same_update(base, tmp_path):
     assert not all(torch.equal(a[name], c[name]) for name in a)
 
 
-@pytest.mark.parametrize("method", PAIRED)
+@pytest.mark.parametrize("method", [*PAIRED, "kto"])
 def test_the_first_loss_is_known(base, tmp_path, method):
     told = LEARNERS[method](base, PAIRS, config(method, steps=1), tmp_path)
     eps = [max(pair.flip_prob, 1e-3) for pair in PAIRS]
-    at_zero = [-math.log(2) - math.log(e * (1 - e)) / 2 for e in eps]
-    wanted = math.log(2) if method == "dpo" else sum(at_zero) / len(at_zero)
+    exo = sum(-math.log(2) - math.log(e * (1 - e)) / 2 for e in eps) / len(eps)
+    wanted = {"exo": exo, "ipo": 25.0, "kto": 0.5}.get(method, math.log(2))
     assert told["first"]["preference"] == pytest.approx(wanted, abs=1e-4)
 
 
@@ -218,24 +222,45 @@ def rival(base, tmp_path):
     return build
 
 
+def loss_of(method, monkeypatch):
+    """The loss that a learner hands to `learn_preferences`."""
+    module = import_module(f"superalign.learners.{method}")
+    monkeypatch.setattr(module, "learn_preferences", lambda *given: given)
+    return module.learn(None, [], config(method), None)[5]
+
+
 @pytest.mark.parametrize("role", ["user", "question"])
-@pytest.mark.parametrize("method", PAIRED)
-def test_losses_are_trls(rival, method, role):
+@pytest.mark.parametrize("method", ["dpo", "exo", "rdpo", "ipo"])
+def test_losses_are_trls(rival, method, role, monkeypatch):
     pairs = [row(n, flip_prob=0.05, role=role) for n in range(8)]
-    name = {"dpo": "sigmoid", "exo": "exo_pair"}[method]
-    smoothing = {"label_smoothing": 0.05} if method == "exo" else {}
-    trainer, policy, ref, tokenizer = rival(pairs, loss_type=name, **smoothing)
+    name = {"dpo": "sigmoid", "exo": "exo_pair", "rdpo": "robust", "ipo": "ipo"}[method]
+    trainer, policy, ref, tokenizer = rival(pairs, loss_type=name, label_smoothing=0.05)
     theirs = next(iter(trainer.get_train_dataloader()))
     examples = learner.encode(pairs, "pref", policy, tokenizer)
     ours = learner.collate(examples, range(8), policy.device)
-    assert tokens(theirs["input_ids"]) == tokens(ours.ids_N_T)
+    read = sorted(one.prompt + reply for one in examples for reply in one.replies)
+    assert tokens(theirs["input_ids"]) == read
     with torch.no_grad():
         h_B_K = learner.sequence_logprobs(policy, ours) - learner.sequence_logprobs(ref, ours)
-        z_B = 0.1 * preference.gap(h_B_K)
-        losses_B = losses.dpo(z_B) if method == "dpo" else losses.exo_pref(z_B, ours.flip_prob_B)
+        losses_B = loss_of(method, monkeypatch)(h_B_K, ours)
         wanted = trainer.compute_loss(policy, theirs)
     assert h_B_K.abs().max() > 0.1
-    torch.testing.assert_close(losses_B.mean(), wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(losses_B.mean(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_cdpo_is_trls_dpo_of_both_orders(rival, monkeypatch):
+    pairs = [row(n, flip_prob=0.2) for n in range(8)]
+    trainer, policy, ref, tokenizer = rival(pairs, loss_type="sigmoid")
+    theirs = next(iter(trainer.get_train_dataloader()))
+    swapped = {name: torch.cat(value.chunk(2)[::-1]) for name, value in theirs.items()}
+    examples = learner.encode(pairs, "pref", policy, tokenizer)
+    ours = learner.collate(examples, range(8), policy.device)
+    with torch.no_grad():
+        h_B_K = learner.sequence_logprobs(policy, ours) - learner.sequence_logprobs(ref, ours)
+        losses_B = loss_of("cdpo", monkeypatch)(h_B_K, ours)
+        right, wrong = (trainer.compute_loss(policy, batch) for batch in (theirs, swapped))
+    assert abs(right - wrong) > 0.001
+    torch.testing.assert_close(losses_B.mean(), 0.8 * right + 0.2 * wrong, rtol=0, atol=1e-5)
 
 
 def test_trl_trains_on_what_we_export(rival, tmp_path):

@@ -60,9 +60,9 @@ def test_ranked_losses_have_their_known_values():
     h, r = f64([[1, 0.5, -0.5, 0]]), f64([[2, 1, 0, -1]])
     near(losses.exo_rw(h, r, beta_pi=0.5, beta_r=0.5), [1.276542])
     near(losses.dpo_rw(h, r, beta_pi=0.5, beta_r=0.5), [1.092235])
-    near(losses.pro(f64([-0.5, -0.8, -1.2]), f64([2, 1, 0.5])), 1.431555)
+    scores, rewards = f64([[-0.5, -0.8, -1.2], [-1.2, -0.5, -0.8]]), f64([[2, 1, 0.5], [0.5, 2, 1]])
+    near(losses.pro(scores, rewards), [1.431555, 1.431555])  # in any order
     near(losses.pro(f64([-0.8, -1.2]), f64([1, 0.5])), 0.598139)
-    near(losses.pro(f64([-1.2, -0.5, -0.8]), f64([0.5, 2, 1])), 1.431555)
 
 
 def test_ipo_and_kto_have_their_known_values():
@@ -117,5 +117,13 @@ def test_a_useless_or_impossible_eps_is_refused():
         losses.rdpo(f64([1, 2]), f64([0.1, 0.5]))
     with pytest.raises(ValueError, match=r"eps is -0\.1"):
         losses.exo_pref(f64([1]), -0.1)
-    with pytest.raises(ValueError, match="hold a tie"):
-        losses.pro(f64([-1, -2, -3]), f64([1, 1, 0]))
+
+
+def test_replies_that_tie_are_not_set_against_each_other():
+    tied = f64([-1, -2, -3]).requires_grad_()
+    got = losses.pro(tied, f64([1, 1, 0]))
+    alone = [losses.pro(f64([s, -3]), f64([1, 0])).item() for s in (-1, -2)]
+    near(got.detach(), sum(alone))
+    got.backward()
+    assert tied.grad is not None and tied.grad.isfinite().all()
+    near(losses.pro(f64([-1, -2]), f64([1, 1])), 0)

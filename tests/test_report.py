@@ -319,7 +319,7 @@ def test_the_page_stands_alone(page):
 def test_the_page_is_accessible(page):
     assert '<html lang="en">' in page and page.count("<h1>") == 1
     assert page.count("<table") == page.count("<caption>") == 2
-    assert page.count("<svg") == page.count('<div role="img" aria-label="') == 5
+    assert page.count("<svg") == page.count('<div role="img" aria-label="') == 6
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)

@@ -1,0 +1,325 @@
+"""PPO, proximal policy optimisation, as used in RLHF. Schulman et al. 2017, arXiv 1707.06347;
+Ouyang et al. 2022, arXiv 2203.02155.
+
+    loss = mean over reply tokens of L_pi + value * L_V
+    R_t = -kl * (log pi(a_t) - log pi_ref(a_t)) + token reward + 1[t = end] * r
+
+`surrogate.py` has L_pi, L_V and the advantages, which are whitened over the tokens of a batch;
+`values.py` the value head. The reference is the policy before the update. pi is the policy when
+the batch begins. With a scorer it also draws the batch, so that pi_old = pi. Without one, replies
+are those of `reward` rows and pi_old is the base, which drew them: the weights of importance in
+L_pi then stay right however far pi has gone, but clip ever more. Token rewards are RELC's, Cao et
+al. 2024, arXiv 2401.07382. `flip_prob` is not used.
+
+Under `accelerate launch` each process draws and reads its share of every batch, and the update is
+the one that a single process would make.
+
+Axes: B replies of a batch, T tokens of a reply, M reply tokens of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from superalign.agents.model import Sampling
+from superalign.agents.rollouts import draw, policy_of
+from superalign.agents.tokens import decode, encode_prompt, encode_reply
+from superalign.store.errors import BadInput, SuperalignError
+from superalign.store.records import Row
+
+from . import surrogate
+from .config import PpoConfig
+from .learner import Progress, Trainer, hands, load
+from .scoring import Scorer, after_cut, load_scorer
+from .values import ActorCritic, Padded, Read, pad
+
+START = 1e-3
+"""By how many nats a token's log-probability may differ before anything was learnt: kernels give
+slightly other numbers in other batch shapes."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One reply, and what it earned."""
+
+    prompt: list[int]
+    reply: list[int]
+    reward: float | None
+    """None if nothing is to be learnt from it: unscored, or cut off."""
+    ended: bool = True
+    logprobs: list[float] | None = None
+    """Of the tokens of a fresh reply, from the engine that drew it."""
+    token_rewards: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A batch of rollouts, and all that its updates need besides the weights."""
+
+    pairs: list[tuple[list[int], list[int]]]
+    padded: Padded
+    old_B_T: Tensor
+    values_B_T: Tensor
+    advantages_B_T: Tensor
+    returns_B_T: Tensor
+    tokens: float
+    """Reply tokens of all processes."""
+    facts: dict[str, float]
+
+
+def learn(
+    base: Path,
+    rows: Sequence[Row],
+    config: PpoConfig,
+    out: Path,
+    progress: Progress | None = None,
+    score: Scorer | None = None,
+) -> dict[str, Any]:
+    """Update the policy in `base` on replies that `score` or `config.scorer` rewards, or else on
+    `reward` rows, into `out`. Only the main process writes and has something to return."""
+    if score is None and config.scorer is not None:
+        score = load_scorer(config.scorer)
+    learner = _Ppo(base, config, progress, fresh=score is not None)
+    batches = learner.fresh(rows, score) if score else learner.stored(rows)
+    while len(learner.trainer.log) < config.steps:
+        experience = learner.experience(next(batches))
+        for _ in range(min(config.epochs, config.steps - len(learner.trainer.log))):
+            learner.update(experience)
+    return learner.save(rows, out)
+
+
+class _Ppo:
+    """The models of one update and its place among the processes."""
+
+    def __init__(
+        self, base: Path, config: PpoConfig, progress: Progress | None, fresh: bool
+    ) -> None:
+        self.accelerator = Accelerator()
+        self.config, self.is_fresh = config, fresh
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        if config.batch % self.world:
+            raise BadInput(f"learn.batch: {config.batch} is no multiple of {self.world} processes")
+        policy, self.tokenizer = load(base)
+        policy.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
+        self.engine = policy_of("policy", policy, self.tokenizer)
+        self.reference = ActorCritic(copy.deepcopy(policy), base)
+        self.actor = ActorCritic(policy, base)
+        self.model: nn.Module = self.accelerator.prepare(self.actor)
+        shown = progress if self.accelerator.is_main_process else None
+        self.trainer = Trainer(self.actor, config, shown)  # pyright: ignore[reportArgumentType]
+
+    # Batches of rollouts, of which each process makes its share.
+
+    def fresh(self, rows: Sequence[Row], score: Scorer) -> Iterator[list[Rollout]]:
+        """Replies that the policy writes as it now is, to the prompts of the rows."""
+        prompts = list(dict.fromkeys(row.prompt for row in rows if row.kind in self.config.kinds))
+        ids = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        sampling = Sampling(temperature=1.0, max_tokens=self.config.max_tokens)
+        for numbers, hand in self._hands(len(prompts)):
+            seeds = [(self.config.seed << 40) + number for number in numbers]
+            drawn = draw(self.engine, [ids[i] for i in hand], seeds, sampling)
+            texts = [decode(self.tokenizer, one.ids) for one in drawn]
+            scores = score([prompts[i] for i in hand], texts)
+            yield [
+                self._paid(Rollout(one.prompt, one.ids, earned, logprobs=one.logprobs))
+                for one, earned in zip(drawn, scores, strict=True)
+            ]
+
+    def stored(self, rows: Sequence[Row]) -> Iterator[list[Rollout]]:
+        """The rows' own replies, which the base has written."""
+        rollouts = [self._rollout(row) for row in rows if row.kind in self.config.kinds]
+        for _, hand in self._hands(len(rollouts)):
+            yield [rollouts[i] for i in hand]
+
+    def _rollout(self, row: Row) -> Rollout:
+        assert row.rewards is not None  # `reward` rows have them
+        reply = list(row.token_ids or encode_reply(self.tokenizer, row.replies[0]))
+        prompt = encode_prompt(self.tokenizer, row.prompt)
+        where, length = f"row of {', '.join(row.turns)}", len(prompt) + len(reply)
+        if length > self.engine.context:
+            raise BadInput(
+                f"{where}: {length} tokens, and the model has {self.engine.context} positions; "
+                "leave such rows out or learn with a longer model"
+            )
+        if row.token_rewards is not None and len(row.token_rewards) != len(reply):
+            raise BadInput(
+                f"{where}: {len(row.token_rewards)} token_rewards for {len(reply)} tokens; give "
+                "one for each of token_ids"
+            )
+        rollout = Rollout(prompt, reply, row.rewards[0], token_rewards=row.token_rewards)
+        return self._paid(rollout)
+
+    def _paid(self, rollout: Rollout) -> Rollout:
+        """The same, if it was cut off, without its reward or with less of it."""
+        if rollout.reply[-1] in self.engine.eos:
+            return rollout
+        reward = after_cut(rollout.reward, self.config.cut)
+        return replace(rollout, reward=reward, ended=False)
+
+    def _hands(self, n: int) -> Iterator[tuple[range, list[int]]]:
+        """Numbers of this process's replies, of all ever dealt, and which of `n` they are to."""
+        if not n:
+            raise BadInput("`reward` rows: none; the learner needs some, if only their prompts")
+        batch = self.config.batch
+        for first, hand in zip(count(0, batch), hands(n, self.config), strict=False):
+            yield range(first + self.rank, first + batch, self.world), hand[self.rank :: self.world]
+
+    # What a batch is worth, and what is learnt from it.
+
+    def experience(self, rollouts: list[Rollout]) -> Experience:
+        """Advantages of every token of a batch under the policy as it now is."""
+        rollouts.sort(key=lambda r: len(r.prompt) + len(r.reply))  # so that they pad little
+        pairs = [(r.prompt, r.reply if r.reward is not None else []) for r in rollouts]
+        padded = pad(pairs, self.accelerator.device)
+        start, ref = self._read(self.actor, pairs), self._read(self.reference, pairs)
+        self._check_start(rollouts, start.logprobs_M, ref.logprobs_M)
+        drift_B_T, mask_B_T = padded.spread(start.logprobs_M - ref.logprobs_M), padded.mask_B_T
+        rewards_B = torch.tensor([r.reward or 0.0 for r in rollouts], device=mask_B_T.device)
+        rewards_B_T = surrogate.earned(drift_B_T, mask_B_T, rewards_B, self.config.kl)
+        for row_T, rollout in zip(rewards_B_T, rollouts, strict=True):
+            if rollout.token_rewards is not None:
+                row_T[: len(rollout.reply)] += torch.tensor(rollout.token_rewards).to(row_T)
+        values_B_T = padded.spread(start.values_M)
+        gamma, lam = self.config.gamma, self.config.lam
+        advantages_B_T, returns_B_T = surrogate.gae(rewards_B_T, values_B_T, gamma, lam)
+        moments_3 = self._sum(surrogate.moments(advantages_B_T, mask_B_T))
+        facts = self._facts(rollouts, drift_B_T, start.entropy_M)
+        return Experience(
+            pairs,
+            padded,
+            old_B_T=padded.spread((start if self.is_fresh else ref).logprobs_M),
+            values_B_T=values_B_T,
+            advantages_B_T=surrogate.whiten(advantages_B_T, mask_B_T, moments_3),
+            returns_B_T=returns_B_T,
+            tokens=moments_3[0].item(),
+            facts=facts,
+        )
+
+    @torch.no_grad()
+    def _read(self, model: ActorCritic, pairs: Sequence[tuple[list[int], list[int]]]) -> Read:
+        """What a model says of all reply tokens of a batch."""
+        size, device = self.config.micro_batch, self.accelerator.device
+        parts = [pad(pairs[i : i + size], device) for i in range(0, len(pairs), size)]
+        read = [model(part.ids_B_L, part.reply_B_L) for part in parts]
+        return Read(*(torch.cat(one) for one in zip(*read, strict=True)))
+
+    def _check_start(self, rollouts: Sequence[Rollout], start_M: Tensor, ref_M: Tensor) -> None:
+        """Before the first update policy, reference and engine are one: KL is 0, the ratio 1."""
+        if self.trainer.log:
+            return
+        drawn = [r.logprobs for r in rollouts if r.logprobs is not None and r.reward is not None]
+        others = {"reference": ref_M}
+        if drawn:
+            others["engine"] = start_M.new_tensor([p for logprobs in drawn for p in logprobs])
+        for name, other_M in others.items():
+            gap = (start_M - other_M).abs().max().item() if len(start_M) else 0.0
+            if not gap < START:
+                raise SuperalignError(
+                    f"step 0: policy and {name} differ by up to {gap:.4g} nats on a token before "
+                    f"anything was learnt: the {name} does not have the weights that are updated"
+                )
+
+    def _facts(
+        self, rollouts: Sequence[Rollout], drift_B_T: Tensor, entropy_M: Tensor
+    ) -> dict[str, float]:
+        """Means over the replies of a batch, all processes together.
+
+        On own replies the drift is KL(pi || pi_ref); on those of the base it is -KL(pi_ref || pi).
+        """
+        kept = [r for r in rollouts if r.reward is not None]
+        sums = [
+            sum(r.reward or 0.0 for r in kept),
+            sum(len(r.reply) for r in kept),
+            drift_B_T.sum().item() * (1 if self.is_fresh else -1),
+            entropy_M.sum().item(),
+            sum(r.ended for r in rollouts),
+            len(kept),
+        ]
+        reward, tokens, drift, entropy, ended, n = self._sum(torch.tensor(sums).double()).tolist()
+        if not n:
+            raise SuperalignError(
+                f"ppo: no reply of {self.config.batch} has a reward: none was scored, or none "
+                "ended within learn.max_tokens; raise it, set learn.cut, or look at the scorer"
+            )
+        return {
+            "reward": reward / n,
+            "kl": drift / n,
+            "entropy": entropy / tokens,
+            "length": tokens / n,
+            "ended": ended / self.config.batch,
+            "used": n / self.config.batch,
+        }
+
+    def update(self, experience: Experience) -> None:
+        """One change of the weights by the whole batch."""
+        size, facts = self.config.micro_batch, experience.facts
+        for i in range(0, len(experience.pairs), size):
+            rows = slice(i, i + size)
+            loss, parts = self._losses(experience, rows)
+            self.trainer.backward(loss * self.world, {**parts, **facts})  # processes are averaged
+            facts = {}
+        self.trainer.step()
+
+    def _losses(self, experience: Experience, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+        """A micro-batch's share of the loss and of what is logged."""
+        part = pad(experience.pairs[rows], self.accelerator.device)
+        read: Read = self.model(part.ids_B_L, part.reply_B_L)
+        mask_B_T = experience.padded.mask_B_T[rows]
+        old_M, values_M, advantages_M, returns_M = (
+            one_B_T[rows][mask_B_T]
+            for one_B_T in (
+                experience.old_B_T,
+                experience.values_B_T,
+                experience.advantages_B_T,
+                experience.returns_B_T,
+            )
+        )
+        log_ratio_M = read.logprobs_M - old_M
+        if not self.trainer.log:
+            self._check_ratio(log_ratio_M.detach())
+        clip, tokens = self.config.clip, experience.tokens
+        policy = surrogate.policy_loss(log_ratio_M, advantages_M, clip).sum() / tokens
+        value = surrogate.value_loss(
+            read.values_M, values_M, returns_M, self.config.clip_value
+        ).sum()
+        loss = policy + self.config.value * value / tokens
+        ratio_M = log_ratio_M.detach().exp()
+        shares = [
+            loss.detach(),
+            policy.detach(),
+            value.detach() / tokens,
+            ((ratio_M - 1).abs() > clip).sum() / tokens,
+            (ratio_M - 1 - log_ratio_M.detach()).sum() / tokens,
+        ]
+        names = ("loss", "policy", "value", "clipped", "moved")
+        return loss, dict(zip(names, self._sum(torch.stack(shares)), strict=True))
+
+    def _check_ratio(self, log_ratio_M: Tensor) -> None:
+        gap = log_ratio_M.abs().max().item() if len(log_ratio_M) else 0.0
+        if not gap < START:
+            raise SuperalignError(
+                f"step 0: the ratio to the policy that drew the replies is off by {gap:.4g} nats "
+                "on a token before anything was learnt: it must be 1"
+            )
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """The same of all processes together."""
+        reduced: Any = self.accelerator.reduce(values.to(self.accelerator.device), "sum")
+        return reduced
+
+    def save(self, rows: Sequence[Row], out: Path) -> dict[str, Any]:
+        """Write weights, value head, tokenizer and `steps.jsonl`; the update in a few numbers."""
+        told = {}
+        if self.accelerator.is_main_process:
+            told = self.trainer.save(self.tokenizer, rows, out)
+        self.accelerator.wait_for_everyone()
+        return told

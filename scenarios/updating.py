@@ -1,0 +1,178 @@
+"""An iteration's second half: episodes and labels -> rows of every learning seat -> new versions.
+
+A protocol's own rule comes first. Where it has none, or makes no rows of this seat, a seat that
+answers gets the rows that critics and labels say (learners/rows.py), and any other seat those of
+what it earned (learners/by_score.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from superalign.learners import LEARNERS, FlipRates
+from superalign.learners.by_score import by_score, scored
+from superalign.learners.rows import ANSWERS
+from superalign.learners.rows import rows as rows_of
+from superalign.protocols import Protocol
+from superalign.protocols.setting import call_seed
+from superalign.store import Episode, Label, PolicyVersion, Row, Store, Turn
+from superalign.store.lineage import standing
+from superalign.store.records import Message, digest
+
+from .policies import newest, spoke_as
+from .resolve import Resolved
+
+Event = Literal["play", "learn", "evaluate"]
+Progress = Callable[[Event, int, int, int, dict[str, Any]], None]
+"""Told (what, iteration, done, total, facts) whenever something has moved."""
+
+
+@dataclass(frozen=True)
+class Updating:
+    """Rows and updates of one run."""
+
+    run: str
+    resolved: Resolved
+    store: Store
+    folder: Path
+    progress: Progress
+
+    def rows(
+        self,
+        iteration: int,
+        seat: str,
+        episodes: Sequence[Episode],
+        labels: Sequence[Label],
+        flips: FlipRates,
+    ) -> list[Row]:
+        """All rows of one seat in an iteration, from the episodes in which its newest version
+        spoke."""
+        scenario, rule = self.resolved.loaded.scenario, self.resolved.protocol.rule
+        version = newest(scenario, iteration - 1).get(seat)
+        if version is not None:
+            episodes = [episode for episode in episodes if spoke_as(episode, seat, version)]
+        prompts = self._prompts(seat, episodes)
+
+        def prompt_of(turn: Turn) -> tuple[Message, ...]:
+            return tuple(prompts[key] for key in turn.messages)
+
+        if rule is not None:
+            found = [row for episode in episodes for row in rule(episode, seat, prompt_of)]
+            if found:
+                return found
+        control = scenario.labels.control is not None
+        if not answers(seat, episodes):
+            if seat not in scenario.learning:  # what it earned teaches nobody
+                return []
+            by_truth = asks_truth(self.resolved.protocol, seat, episodes)
+            turns = scored(episodes, seat, by_truth)
+            return by_score(turns, prompt_of=prompt_of, control=control)
+        by_episode: dict[str, list[Label]] = {}
+        for label in labels:
+            by_episode.setdefault(label.episode, []).append(label)
+        rows = []
+        for episode in episodes:
+            exact = episode.facts.get("correct", {}) if control else {}
+            rows += rows_of(
+                episode,
+                seat,
+                prompt_of=prompt_of,
+                labels=by_episode.get(episode.id, ()),
+                flips=flips,
+                rewards={key: float(right) for key, right in exact.items()},
+                control=control,
+            )
+        return rows
+
+    def _prompts(self, seat: str, episodes: Sequence[Episode]) -> dict[str, Message]:
+        turns: Iterator[Turn] = (turn for e in episodes for turn in e.by(seat))
+        return self.store.messages(key for turn in turns for key in turn.messages)
+
+    async def learn(
+        self, iteration: int, seat: str, rows: Sequence[Row], flips: FlipRates
+    ) -> PolicyVersion:
+        """One update of a seat, stored as a new policy version."""
+        scenario, name = self.resolved.loaded.scenario, f"{seat}-{iteration}"
+        config = scenario.learning[seat]
+        chosen = [r for r in standing(self.store, self.run, rows) if r.kind in config.kinds]
+        config = config.model_copy(update={"seed": call_seed(config.seed, name) % 2**31})
+        first = scenario.cast[seat].model
+        start = first if config.from_base else newest(scenario, iteration - 1)[seat]
+        parent = next(v for v in self.store.versions(self.run) if v.id == start)
+        out = self.folder / "weights" / name
+        shutil.rmtree(out, ignore_errors=True)  # what a killed update left
+        step = 0
+
+        def progress(metrics: Mapping[str, float]) -> None:
+            nonlocal step
+            step += 1
+            self.progress("learn", iteration, step, config.steps, dict(metrics))
+
+        base = self.folder / parent.path  # an absolute path stays as it is
+        learn = LEARNERS[config.method]
+        metrics = await asyncio.to_thread(learn, base, chosen, config, out, progress)
+        version = PolicyVersion(
+            id=name,
+            seat=seat,
+            parent=parent.id,
+            method=config.method,
+            config=config.model_dump(),
+            rows=digest(sorted(row.id for row in chosen)),
+            path=str(out.relative_to(self.folder)),
+            iteration=iteration,
+            metrics={**metrics, "rows": len(chosen), "flips": flips.model_dump()},
+        )
+        self.store.put_version(self.run, version, chosen)
+        return version
+
+
+def answers(seat: str, episodes: Sequence[Episode]) -> bool:
+    """Whether a seat answers questions in these episodes."""
+    return any(turn.kind in ANSWERS for episode in episodes for turn in episode.by(seat))
+
+
+def asks_truth(protocol: Protocol, seat: str, episodes: Sequence[Episode]) -> bool:
+    """Whether what a seat earns is told by the truth: whether in any of these episodes another
+    truth would have changed it. What cannot be scored under another truth counts as told by it."""
+    done = (episode for episode in episodes if episode.status == "done")
+    return any(
+        _earned(protocol, seat, other) != episode.rewards.get(seat)
+        for episode in done
+        for other in _other_truths(episode)
+    )
+
+
+def _earned(protocol: Protocol, seat: str, episode: Episode) -> float | str | None:
+    try:
+        return protocol.earned(episode).get(seat)
+    except Exception as error:  # a score may assume that the truth is possible
+        return str(error)
+
+
+def _other_truths(episode: Episode) -> Iterator[Episode]:
+    """The episode as it would be if all were right, if all were wrong, and if each judgement of
+    the truth were the other way round."""
+
+    def all_right(key: str, value: Any) -> Any:
+        return None if key == "fault" else True
+
+    def all_wrong(key: str, value: Any) -> Any:
+        return 1 if key == "fault" else False
+
+    def turned(key: str, value: Any) -> Any:
+        return (1 if value is None else None) if key == "fault" else not value
+
+    for change in (all_right, all_wrong, turned):
+        facts = dict(episode.facts)
+        for key in {"correct", "fault"} & facts.keys():
+            facts[key] = {turn: change(key, value) for turn, value in facts[key].items()}
+        if facts.get("settled") is not None:
+            facts["settled"] = change("settled", facts["settled"])
+        choices = episode.question.choices
+        others = [choice for choice in choices if choice != episode.truth] or [""]
+        yield episode.model_copy(update={"facts": facts, "truth": others[0]})
