@@ -17,6 +17,8 @@ class LearnConfig(Record):
     """The kinds of rows that it takes."""
     from_base: ClassVar[bool] = False
     """Whether every update starts from the run's first version, not from its last."""
+    speaks: ClassVar[bool] = True
+    """Whether what it makes can sit in a seat: a model that only scores cannot."""
     lr: float = Field(default=1e-4, gt=0)
     """AdamW's peak learning rate, reached after a short linear warm-up and kept."""
     steps: int = Field(default=120, gt=0)
@@ -232,6 +234,7 @@ class RewardConfig(LearnConfig):
     """A reward model, from pairs or rankings: it scores replies and writes none."""
 
     kinds = ("pref", "rank")
+    speaks = False
     method: Literal["reward"] = "reward"
     heldout: float = Field(default=0.1, ge=0, lt=1)
     """Share of prompts that only measure. Which, follows from their text."""
@@ -243,6 +246,7 @@ class VerifierConfig(LearnConfig):
     """A verifier, which values a reply at every token."""
 
     kinds = ("reward",)
+    speaks = False
     method: Literal["verifier"] = "verifier"
 
 

@@ -128,7 +128,8 @@ def list_things(what: str, run: str | None, store_url: str | None) -> list[dict[
     if what == "worlds":
         return [{"name": name} for name in (*world_kinds(), *offered(WORLDS))]
     if what == "learners":
-        return [{"name": m, "rows": c.kinds[0], "says": c.__doc__} for m, c in CONFIGS.items()]
+        says = {m: " ".join((config.__doc__ or "").split()) for m, config in CONFIGS.items()}
+        return [{"name": m, "rows": c.kinds[0], "says": says[m]} for m, c in CONFIGS.items()]
     if what == "runs":
         return [line for store in stores(store_url) for line in _run_lines(store)]
     if what == "episodes":

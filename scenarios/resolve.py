@@ -83,6 +83,7 @@ def resolve(loaded: Loaded) -> Resolved:
         raise loaded.error(("protocol", *first["loc"]), what) from None
     _check_seats(loaded, protocol)
     resolved = Resolved(loaded, _world(loaded), protocol, params)
+    _check_attacker(resolved)
     for name, engine in loaded.scenario.models.items():
         if isinstance(engine, ScriptedEngine):
             _scripted(resolved, name, engine)
@@ -129,6 +130,17 @@ def _check_seats(loaded: Loaded, protocol: Protocol) -> None:
             raise loaded.error(("cast",), what)
 
 
+def _check_attacker(resolved: Resolved) -> None:
+    """Whether an attacker can be asked for a question of this world."""
+    if not resolved.world.cells or "attacker" not in resolved.protocol.seats:
+        return
+    try:
+        resolved.world.topic(resolved.world.cells[0])
+    except NotImplementedError as error:
+        what = f"{error}; choose a protocol without an attacker"
+        raise resolved.loaded.error(("world", "kind"), what) from None
+
+
 def _check_learning(loaded: Loaded) -> None:
     scenario = loaded.scenario
     learning = [seat for seat, member in scenario.cast.items() if member.learn]
@@ -145,6 +157,12 @@ def _check_learning(loaded: Loaded) -> None:
         what = "no seat is there to test; say `learn: true` for one, or leave `evaluate` out"
         raise loaded.error(("evaluate",), what)
     for seat in learning:
+        method = scenario.learning[seat]
+        if not method.speaks:
+            what = (
+                f"{method.method} makes a model that only scores; train it with `superalign learn`"
+            )
+            raise loaded.error(("learn",), what)
         engine = scenario.models[scenario.cast[seat].model]
         if not isinstance(engine, TransformersEngine):
             what = f"a {engine.engine} model has no weights to update; use a transformers model"
