@@ -93,13 +93,13 @@ if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         libc.prctl(15, NAME, 0, 0, 0)
-        time.sleep(5)
+        time.sleep(8)
         os._exit(0)
 while True: pass
 """,
 }
 """What is attempted -> the program."""
-WAIT = {"its time": 0.4}
+WAIT = {"its time": 2.0}
 """Seconds after which a program is ended."""
 
 
