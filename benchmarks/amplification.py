@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from superalign.learners.estimates import wilson
 from superalign.scenarios.amplification import CELLS, held_out_problems
 from superalign.scenarios.amplification_training import (
     Recipe,
@@ -28,7 +29,7 @@ from superalign.scenarios.amplification_training import (
     right,
     train,
 )
-from superalign.scenarios.statistics import Paired, wilson
+from superalign.scenarios.statistics import Paired
 
 TEACHERS: tuple[Teacher, ...] = ("truth", "amplify")
 
@@ -59,7 +60,7 @@ def measure(kind: str, recipe: Recipe, seed: int) -> dict[str, Any]:
     before, after = ({str(i): right for i, right in enumerate(answers[t])} for t in TEACHERS)
     change = Paired.of(before, after).difference()
     assert change is not None
-    found["difference"] = {"points": 100 * change.value, "ci": [100 * end for end in change.ci]}
+    found["difference"] = {"points": 100 * change.value, "ci": [100 * end for end in change[1:]]}
     return found
 
 

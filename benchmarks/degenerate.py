@@ -215,7 +215,7 @@ def heard(audits: int, fallen: float, runs: int, iterations: int) -> float:
         panels = []
         for i in range(iterations):
             right = rng.binomial(audits, 0.8 if 2 * i < iterations else fallen)
-            panels.append(empty._replace(iteration=i, gold=estimates.share(int(right), audits)))
+            panels.append(empty._replace(iteration=i, gold=estimates.wilson(int(right), audits)))
         count += any(alarms.watch(panels[:end]).alarms for end in range(2, iterations + 1))
     return count / runs
 

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from superalign.learners.estimates import wilson
 from superalign.scenarios.digits import Images, embedded, idx
 from superalign.scenarios.digits_judge import CLASSES, Floats, Ints, Judge, confusion, train
 from superalign.scenarios.digits_search import OPEN, Games, play
-from superalign.scenarios.statistics import wilson
 
 PAPER: dict[tuple[int, str], tuple[float, float, float]] = {
     (4, "honest"): (0.482, 0.510, 0.838),

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from superalign.learners.estimates import wilson
 from superalign.protocols.stochastic import (
     ALICES,
     BOBS,
@@ -30,7 +31,6 @@ from superalign.protocols.stochastic import (
     honest_bob,
     vera,
 )
-from superalign.scenarios.statistics import wilson
 
 LIPSCHITZ = 2.0
 GOAL = 3 / 5
@@ -79,7 +79,7 @@ def measure(debates: int, seed: int) -> list[dict[str, Any]]:
                     "computation": name,
                     "cheat": cheat,
                     "honest": round(share.value, 4),
-                    "ci": [round(end, 4) for end in share.ci],
+                    "ci": [round(end, 4) for end in share[1:]],
                     "vera_asked": sum(asked for _, asked in played) / debates,
                     "queries": dict(zip(("alice", "bob", "vera"), off.queries, strict=True)),
                 }

@@ -35,10 +35,10 @@ from superalign.agents.model import Sampling
 from superalign.agents.rollouts import draw, policy_of
 from superalign.agents.tokens import decode, encode_prompt
 from superalign.learners import genrm, grpo, learn_config, learner, ppo, reward, rloo, scoring
+from superalign.learners.estimates import Z
 from superalign.learners.scoring import Prompt, Scorer
 from superalign.scenarios.arithmetic import Arithmetic
 from superalign.scenarios.resolve import ORGANISMS
-from superalign.scenarios.statistics import Z
 from superalign.store import Message, Question, Row, Task
 
 BASE = ORGANISMS / "arithmetic"

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from superalign.learners.estimates import Z, wilson
 from superalign.protocols.pricing import Level, worth
-from superalign.scenarios.statistics import Z, wilson
 
 GROWTH, TOLERANCE = 2.0, 0.02
 """The protocol's defaults."""

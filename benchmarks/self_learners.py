@@ -36,7 +36,7 @@ from superalign.agents.model import Sampling
 from superalign.agents.rollouts import draw, policy_of
 from superalign.agents.tokens import decode, encode_prompt
 from superalign.learners import CONFIGS, LEARNERS, learn_config, weak_to_strong
-from superalign.learners.estimates import share
+from superalign.learners.estimates import wilson
 from superalign.learners.learner import load
 from superalign.scenarios import arithmetic
 from superalign.scenarios.organism import WEAK
@@ -104,8 +104,8 @@ def examine(policy: Path) -> dict[str, Any]:
         right[cell] = sum(WORLD.correct(Question(text=text), answer) for text, answer in said)
     weak = sum(right[cell] for cell in WEAK)
     return {
-        "weak": share(weak, PER_CELL * len(WEAK)),
-        "strong": share(sum(right.values()) - weak, PER_CELL * (len(right) - len(WEAK))),
+        "weak": wilson(weak, PER_CELL * len(WEAK)),
+        "strong": wilson(sum(right.values()) - weak, PER_CELL * (len(right) - len(WEAK))),
     }
 
 

@@ -27,11 +27,11 @@ from superalign.agents import Sampling
 from superalign.agents.rollouts import draw, policy_of
 from superalign.agents.tokens import decode, encode_prompt, encode_reply
 from superalign.learners import LEARNERS, LearnConfig
+from superalign.learners.estimates import Estimate, mean_interval
 from superalign.learners.learner import Example, collate, load, sequence_logprobs
 from superalign.scenarios import arithmetic
 from superalign.scenarios.arithmetic import Arithmetic
 from superalign.scenarios.commands import run_scenario
-from superalign.scenarios.statistics import Estimate, mean_interval
 from superalign.store import Store
 from superalign.store.records import Episode, Message, Row, Task, Turn
 

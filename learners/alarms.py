@@ -33,7 +33,7 @@ from superalign.store.errors import BadInput
 from superalign.store.records import Episode, Evaluation, Label
 
 from .diversity import edit_diversity
-from .estimates import Estimate, Floats, change, mean, of_table, share, widened
+from .estimates import Estimate, Floats, change, mean_interval, of_table, widened, wilson
 from .gaming import oversight
 from .rows import ANSWERS, AUDITS, agreed, judgements
 
@@ -89,10 +89,10 @@ def panel(
     return Panel(
         iteration=iteration,
         reward=_reward(done, seat),
-        diversity=mean([value for value in spread if value is not None]),
+        diversity=mean_interval([value for value in spread if value is not None]),
         questions=_apart(asked),
         gold=seen.gold,
-        heldout=share(sum(tested), len(tested)),
+        heldout=wilson(sum(tested), len(tested)),
         mcc=seen.mcc,
         informedness=seen.informedness,
         gap=_gap(audits),
@@ -135,7 +135,7 @@ def audited(
 
 def _reward(episodes: Iterable[Episode], seat: str) -> Estimate | None:
     found = [reward for e in episodes if (reward := e.rewards.get(seat)) is not None]
-    return mean(found)
+    return mean_interval(found)
 
 
 def _gap(cases: Counter[tuple[bool, bool]]) -> Estimate | None:
@@ -158,7 +158,7 @@ def _apart(texts: Sequence[str], seed: int = 0) -> Estimate | None:
     order = np.random.default_rng(seed).permutation(len(texts)).tolist()
     pairs = zip(order[::2], order[1::2], strict=False)
     found = [edit_diversity((str(texts[i]), str(texts[j]))) for i, j in pairs]
-    return mean([value for value in found if value is not None])
+    return mean_interval([value for value in found if value is not None])
 
 
 class Rule(NamedTuple):

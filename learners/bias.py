@@ -33,14 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import norm
 
 from superalign.store.errors import BadInput
 
-from .estimates import Estimate, mean, share
+from .estimates import Estimate, Z, mean_interval, wilson
 
 Floats = NDArray[np.float64]
-Z = float(norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
@@ -133,12 +131,12 @@ def self_preference(comparisons: Iterable[Comparison], within: float = 0.0) -> E
             own = 0 if c.side > 0 else 1
             wins[c.judge, c.pair][c.swapped] = 0.5 if c.winner is None else c.winner == own
     means = [sum(orders.values()) / 2 for orders in wins.values() if len(orders) == 2]
-    found = mean(means)
+    found = mean_interval(means)
     return Estimate(*(value - 0.5 for value in found)) if found else None
 
 
 def _share(hits: Sequence[bool]) -> Estimate | None:
-    return share(sum(hits), len(hits))
+    return wilson(sum(hits), len(hits))
 
 
 class Judge(NamedTuple):

@@ -15,9 +15,9 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from superalign.store.errors import BadInput
-from superalign.store.records import Episode, Row, Source, Turn
+from superalign.store.records import Episode, Row, Source, Turn, worst
 
-from .rows import WORST_FIRST, Kind, PromptOf
+from .rows import Kind, PromptOf
 
 
 class Scored(NamedTuple):
@@ -51,7 +51,7 @@ def scored(episodes: Iterable[Episode], seat: str, by_truth: bool = False) -> li
         if episode.status != "done" or reward is None:
             continue
         judged = _judging(episode)
-        source = "oracle" if by_truth else _worst(judged or episode.turns)
+        source = "oracle" if by_truth else worst(t.source for t in judged or episode.turns)
         judge = "oracle" if by_truth else " + ".join(dict.fromkeys(t.policy for t in judged))
         for turn in episode.by(seat):
             if turn.error is None and turn.finish == "stop":
@@ -108,12 +108,6 @@ def _judging(episode: Episode) -> list[Turn]:
     return [episode.turn(verdict.turn)] if verdict.turn else episode.by(verdict.seat)
 
 
-def _worst(turns: Sequence[Turn]) -> Source:
-    """What a row counts as that rests on several turns."""
-    sources = {turn.source for turn in turns}
-    return next(source for source in WORST_FIRST if source in sources)
-
-
 def _texts(same: Sequence[Scored]) -> list[Text]:
     """The texts under one prompt, the best first; equally good ones as they first came."""
     times: dict[str, list[Scored]] = defaultdict(list)
@@ -139,14 +133,13 @@ def _all_pairs(texts: Sequence[Text]) -> Iterator[tuple[Text, Text]]:
 
 def _row(kind: Kind, prompt_of: PromptOf, *used: Text, **more: Any) -> Row:
     turns = [turn for text in used for turn in text.times]
-    sources = {turn.source for turn in turns}
     first = turns[0]
     return Row(
         kind=kind,
         seat=first.turn.seat,
         prompt=prompt_of(first.turn),
         replies=tuple(text.times[0].turn.text for text in used),
-        source=next(source for source in WORST_FIRST if source in sources),
+        source=worst(turn.source for turn in turns),
         judge=" + ".join(dict.fromkeys(turn.judge for turn in turns)),
         turns=tuple(dict.fromkeys(ref for turn in turns for ref in turn.refs)),
         iteration=first.iteration,

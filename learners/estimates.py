@@ -1,11 +1,12 @@
-"""Numbers of a learning loop with their 95% intervals. Pure functions of counts and values.
+"""Numbers with their 95% intervals. Pure functions of counts and values.
 
-    share       a proportion: the Wilson score interval (Wilson 1927)
-    mean        a mean over items: the percentile bootstrap over items
-    of_table    any number of a table of counts: the posterior's interval
-    change      after less before, of two numbers that were measured apart: each one's own interval
-                is carried over (Zou and Donner 2008; of two shares it is Newcombe's method 10)
-    widened     an interval among several
+    wilson          a proportion: the Wilson score interval (Wilson 1927)
+    mean_interval   a mean over items: the percentile bootstrap over items
+    of_table        any number of a table of counts: the posterior's interval
+    change          after less before, of two numbers that were measured apart: each one's own
+                    interval is carried over (Zou and Donner 2008; of two shares it is Newcombe's
+                    method 10)
+    widened         an interval among several
 
 Nothing is estimated from no data: that is None, which is not zero.
 """
@@ -19,13 +20,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from superalign.store.errors import BadInput
 
-RESAMPLES = 2000
+Z = NormalDist().inv_cdf(0.975)
+"""The 97.5% point of the standard normal distribution."""
 
-AT_ONCE = 1_000_000
+RESAMPLES = 10_000
+
+AT_ONCE = 2_000_000
 """Numbers that a resampling holds in memory at a time."""
 
 Floats = NDArray[np.float64]
@@ -38,16 +41,26 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    @property
+    def ci(self) -> list[float] | None:
+        """The ends; None where nothing bounds the value."""
+        return [self.low, self.high] if math.isfinite(self.high - self.low) else None
 
-def share(hits: int, n: int) -> Estimate | None:
-    """`hits / n`; None when n is 0."""
+
+def wilson(hits: int, n: int) -> Estimate | None:
+    """The proportion `hits / n`; None when n is 0.
+
+    Its interval stays within [0, 1] and keeps a width where hits are 0 or n, unlike the usual one.
+    """
     if n == 0:
         return None
-    ends = binomtest(hits, n).proportion_ci(method="wilson")
-    return Estimate(hits / n, float(ends.low), float(ends.high))
+    share, square = hits / n, Z * Z / n
+    middle = (share + square / 2) / (1 + square)
+    half = Z / (1 + square) * math.sqrt(share * (1 - share) / n + square / (4 * n))
+    return Estimate(share, middle - half if hits else 0.0, middle + half if hits < n else 1.0)
 
 
-def mean(values: Sequence[float] | NDArray[Any], seed: int = 0) -> Estimate | None:
+def mean_interval(values: Sequence[float] | NDArray[Any], seed: int = 0) -> Estimate | None:
     """A mean over items; None without items. Of one item nothing bounds it; if all are alike, the
     bootstrap cannot see that others might differ, and the interval has no width."""
     found = np.asarray(values, dtype=float)

@@ -22,7 +22,7 @@ from scipy.stats import kendalltau, ttest_rel
 
 from superalign.store.errors import BadInput
 
-from .estimates import Estimate, Floats, change, of_table, share
+from .estimates import Estimate, Floats, change, of_table, wilson
 
 
 class Checkpoint(NamedTuple):
@@ -113,11 +113,11 @@ def oversight(cases: Cases) -> Oversight:
     tp, fp, fn, tn = table = tuple(
         cases.get(case, 0) for case in ((True, True), (True, False), (False, True), (False, False))
     )
-    n, missed, caught = sum(table), share(fp, fp + tn), share(tp, tp + fn)
+    n, missed, caught = sum(table), wilson(fp, fp + tn), wilson(tp, tp + fn)
     return Oversight(
-        approval=share(tp + fp, n),
-        gold=share(tp + fn, n),
-        error=share(fp + fn, n),
+        approval=wilson(tp + fp, n),
+        gold=wilson(tp + fn, n),
+        error=wilson(fp + fn, n),
         false_positive=missed,
         overrated=of_table(table, lambda x: x[..., 1] - x[..., 2]) if n else None,
         mcc=of_table(table, matthews) if n else None,
@@ -156,7 +156,7 @@ def evaluators(before: Mapping[str, Cases], after: Mapping[str, Cases]) -> Evalu
     if not rates:
         return None
     first, last = np.array(rates).T
-    worse = share(int((last > first).sum()), len(rates))
+    worse = wilson(int((last > first).sum()), len(rates))
     assert worse is not None  # there is somebody
     differs = len(rates) > 1 and np.ptp(last - first) > 0
     p = float(ttest_rel(last, first)[1]) if differs else None

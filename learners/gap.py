@@ -23,7 +23,7 @@ import numpy as np
 from superalign.store.errors import BadInput
 
 from .diversity import pass_at_k
-from .estimates import Estimate, change, check_shares, mean, share
+from .estimates import Estimate, change, check_shares, mean_interval, wilson
 
 
 class Sample(NamedTuple):
@@ -55,8 +55,8 @@ def gap_of(before: Sequence[float], after: Sequence[float]) -> Gap:
     if first.shape != second.shape:
         raise BadInput(f"before {first.shape}, after {second.shape}: give the same items")
     gains, open_ = second - first, first < 1
-    relative = mean(gains[open_] / (1 - first[open_]))
-    return Gap(mean(gains), relative, len(first), int((~open_).sum()), 0)
+    relative = mean_interval(gains[open_] / (1 - first[open_]))
+    return Gap(mean_interval(gains), relative, len(first), int((~open_).sum()), 0)
 
 
 def measure_gap(items: Sequence[Sequence[Sample]], least: int = 1, seed: int = 0) -> Gap:
@@ -132,13 +132,13 @@ def improved(
         )
     chances = [pass_at_k(len(samples[x]), sum(samples[x]), k) for x in solved]
     acquired = sum(not any(samples[item]) for item in solved)
-    return Improved(len(solved), mean(chances), acquired)
+    return Improved(len(solved), mean_interval(chances), acquired)
 
 
 def accuracy(results: Mapping[str, bool], items: frozenset[str] | None = None) -> Estimate | None:
     """Share of right items, of all or of these: of a difficulty, or outside the training."""
     found = [right for item, right in results.items() if items is None or item in items]
-    return share(sum(found), len(found))
+    return wilson(sum(found), len(found))
 
 
 def group_gap(

@@ -25,18 +25,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from superalign.store.errors import BadInput
 
-from .estimates import Estimate
+from .estimates import Estimate, Z
 from .rows import Judgement
 from .selective import Threshold
 
-Z = float(norm.ppf(0.975))
 PENALTIES = np.logspace(-2, 4, 13)
 """Ridge penalties that are tried on what people have labelled already."""
 

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from superalign.store.errors import BadInput
 
-from .estimates import RESAMPLES, Estimate, share
+from .estimates import RESAMPLES, Estimate, wilson
 
 Floats = NDArray[np.float64]
 
@@ -116,6 +116,6 @@ def agreement(strong_N: ArrayLike, weak_N: ArrayLike, truth_N: ArrayLike) -> Agr
         )
     same, right = strong == weak, weak == truth
     return Agreement(
-        share(int((same & right).sum()), int(right.sum())),
-        share(int((same & ~right).sum()), int((~right).sum())),
+        wilson(int((same & right).sum()), int(right.sum())),
+        wilson(int((same & ~right).sum()), int((~right).sum())),
     )

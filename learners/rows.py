@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from superalign.store.errors import BadInput
-from superalign.store.records import Episode, Label, Message, Record, Row, Source, Turn
+from superalign.store.records import Episode, Label, Message, Record, Row, Source, Turn, worst
 
 Kind = Literal["sft", "pref", "rank", "reward"]
 
@@ -26,10 +26,6 @@ ANSWERS = ("answer", "revision")
 AUDITS = ("audit", "random")
 """Policies that choose what to label without looking at it. Only these may measure error rates:
 labels spent on doubtful answers would make the critic look worse than it is."""
-
-
-WORST_FIRST: tuple[Source, ...] = ("oracle", "ai", "tool", "human")
-"""Sources by what a row that mixes them counts as: the oracle must never hide behind another."""
 
 
 class FlipRates(Record):
@@ -291,11 +287,10 @@ def _pairs(answers: Sequence[Answer], first: Turn) -> list[tuple[Answer, Answer]
 
 def _authority(judged: Sequence[Judgement], control: bool) -> tuple[Source, str]:
     """Source and judge of a row. A mixed row is as good as its worst source, never better."""
-    sources = {judgement.source for judgement in judged}
+    sources: set[Source] = {judgement.source for judgement in judged}
     if "oracle" in sources and not control:
         raise BadInput(
             f"{judged[0].turn!r} was judged by source='oracle', the truth itself, which trains "
             "control arms only: mark the arm as a control, or leave these labels out"
         )
-    source: Source = next(s for s in WORST_FIRST if s in sources)
-    return source, " + ".join(dict.fromkeys(judgement.judge for judgement in judged))
+    return worst(sources), " + ".join(dict.fromkeys(judgement.judge for judgement in judged))

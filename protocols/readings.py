@@ -15,9 +15,9 @@ from superalign.store.records import (
     Message,
     Question,
     Row,
-    Source,
     Turn,
     Verdict,
+    worst,
 )
 
 from .judging import sureness
@@ -30,9 +30,6 @@ SOLVE = (
 
 ENDS = re.compile(r"(?<=[.!?])\s+|\n+|;")
 """Where a sentence or a working line ends."""
-
-WORST_FIRST: tuple[Source, ...] = ("oracle", "ai", "tool", "human")
-"""Sources by what a row that mixes them counts as: the oracle must never hide behind another."""
 
 
 def parse_word(text: str, label: str, words: Sequence[str]) -> str:
@@ -141,7 +138,6 @@ def row(
     flip_prob: float = 0.0,
 ) -> Row:
     """A row `sft` of one reply, or `pref` of the better and the worse one."""
-    sources = {turn.source for turn in judges}
     used = dict.fromkeys(turn.key for turn in (*replies, *judges))
     return Row(
         kind="sft" if len(replies) == 1 else "pref",
@@ -149,7 +145,7 @@ def row(
         prompt=prompt,
         replies=tuple(turn.text for turn in replies),
         flip_prob=flip_prob,
-        source=next(source for source in WORST_FIRST if source in sources),
+        source=worst(turn.source for turn in judges),
         judge=" + ".join(dict.fromkeys(turn.policy for turn in judges)),
         turns=tuple(f"{episode.ref}/{key}" for key in used),
         iteration=episode.iteration,

@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from superalign.learners.estimates import mean_interval
 from superalign.store import BadInput
 
 from .cases import METRICS, SOURCES
@@ -26,7 +27,7 @@ from .compare_plots import compare_plots
 from .console import table
 from .plots import FORMATS
 from .scorecard import Arm, arm_facts, matched_arm, pair_values, ratings
-from .statistics import bradley_terry, holm, mean_interval, sign_flip_p
+from .statistics import bradley_terry, holm, sign_flip_p
 from .stored import open_run
 
 ARM_COLUMNS = {

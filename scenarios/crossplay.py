@@ -19,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from superalign.learners.estimates import mean_interval
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Plan, Setting, call_seed
 from superalign.store import BadInput, PolicyVersion, Run, Store, Task
@@ -28,7 +29,6 @@ from .branching import Branching, whoami
 from .policies import versions_before
 from .resolve import Resolved, build_cast, build_models, people_of, resolve
 from .scenario import Loaded
-from .statistics import mean_interval
 from .stored import open_run
 from .world import World
 

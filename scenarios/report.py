@@ -22,13 +22,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from sqlalchemy import func, select
 
+from superalign.learners.estimates import Estimate, wilson
 from superalign.store import Episode, PolicyVersion, Run, Store, Turn
 from superalign.store.tables import Rows
 
 from .headline import headline
 from .labelling import agreement
 from .plots import FORMATS, at, plots
-from .statistics import Confusion, Estimate, Paired, distinct_share, wilson
+from .statistics import Confusion, Paired, distinct_share
 from .watching import alarm_facts
 
 DOWN = -3.0

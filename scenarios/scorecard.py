@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from superalign.learners.estimates import Estimate, mean_interval, wilson
 from superalign.store import Episode, Turn
 
 from .cases import METRICS, Case, case_of, decision_of, item_scores, match
 from .matched import Votes, fewer, mean_scores, votes_of
-from .statistics import Estimate, calibration, calibration_error, matthews, mean_interval, wilson
+from .statistics import calibration, calibration_error, matthews
 
 
 @dataclass

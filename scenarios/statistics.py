@@ -1,11 +1,9 @@
-"""Estimates with their intervals. Pure functions of counts; every interval is a 95% one.
+"""What reports and comparisons estimate besides. Pure functions of counts; intervals are 95% ones.
 
-    wilson              a proportion: the Wilson score interval (Wilson 1927)
     Paired              a change on the same items: the percentile bootstrap over items
     Confusion           precision, recall, MCC
     distinct_share      how much samples differ
     krippendorff_alpha  how far people agree
-    mean_interval       a mean: the percentile bootstrap over items
     sign_flip_p         a paired difference: the permutation test that flips signs
     holm                many tests at once: p-values that Holm (1979) has corrected
     matthews            how far decisions among any number of choices go with the truth
@@ -25,44 +23,13 @@ from typing import Any, NamedTuple
 import networkx as nx
 import numpy as np
 
-Z = 1.959963984540054
-"""The 97.5% point of the standard normal distribution."""
-
-RESAMPLES = 10_000
-
-AT_ONCE = 2_000_000
-"""Numbers that a resampling holds in memory at a time."""
+from superalign.learners.estimates import AT_ONCE, RESAMPLES, Estimate, Z, wilson
 
 EXACT = 16
 """Up to so many differences, all signs are tried instead of some drawn ones."""
 
 ELO = 400 / math.log(10)
 """Elo points to a unit of log odds: 400 points are odds of ten to one."""
-
-
-class Estimate(NamedTuple):
-    """A value and the ends of its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def ci(self) -> list[float]:
-        return [self.low, self.high]
-
-
-def wilson(hits: int, n: int) -> Estimate | None:
-    """The proportion `hits / n` with its Wilson score interval; None when n is 0.
-
-    It stays within [0, 1] and keeps a width where hits are 0 or n, unlike the usual one.
-    """
-    if n == 0:
-        return None
-    share, square = hits / n, Z * Z / n
-    middle = (share + square / 2) / (1 + square)
-    half = Z / (1 + square) * math.sqrt(share * (1 - share) / n + square / (4 * n))
-    return Estimate(share, middle - half if hits else 0.0, middle + half if hits < n else 1.0)
 
 
 class Paired(NamedTuple):
@@ -161,20 +128,6 @@ def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
     n = values.total()
     expected = n * n - sum(c * c for c in values.values())
     return 1 - (n - 1) * observed / expected if expected else None
-
-
-def mean_interval(values: Sequence[float], seed: int = 0) -> Estimate | None:
-    """A mean over items with its bootstrap interval; None without items."""
-    if not values:
-        return None
-    found, n = np.array(values, dtype=float), len(values)
-    rng, size = np.random.default_rng(seed), max(1, AT_ONCE // n)
-    means = [
-        found[rng.integers(0, n, (min(size, RESAMPLES - start), n))].mean(axis=1)
-        for start in range(0, RESAMPLES, size)
-    ]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Estimate(float(found.mean()), float(low), float(high))
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float | None:

@@ -24,13 +24,13 @@ import numpy as np
 
 from superalign.learners import CONFIGS, LEARNERS, LearnConfig
 from superalign.learners.config import OnlineConfig
+from superalign.learners.estimates import mean_interval
 from superalign.store import BadInput, PolicyVersion, Row, Store
 
 from .exam import Exam, Taken
 from .policies import taught_by
 from .resolve import build_models, resolve
 from .scenario import Loaded
-from .statistics import mean_interval
 from .stored import open_run
 from .yaml_source import apply_override, parse_override
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import orjson
@@ -28,6 +29,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Source = Literal["human", "ai", "oracle", "tool"]
 """Who a label comes from. `oracle` trains only in arms that are marked as controls."""
+
+WORST_FIRST: tuple[Source, ...] = ("oracle", "ai", "tool", "human")
+
+
+def worst(sources: Iterable[Source]) -> Source:
+    """What a row counts as that rests on several: the oracle must never hide behind another."""
+    return min(sources, key=WORST_FIRST.index)
+
 
 Status = Literal["done", "failed", "waiting"]
 

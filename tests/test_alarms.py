@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from superalign.learners import alarms
-from superalign.learners.estimates import Estimate, share, widened
+from superalign.learners.estimates import Estimate, widened, wilson
 from superalign.store import BadInput, Critique, Evaluation, Label, PolicyVersion, Question, Run
 from superalign.store.records import Source
 
@@ -106,7 +106,7 @@ def test_a_number_that_does_not_move_rarely_sounds_an_alarm():
     rng, fired = np.random.default_rng(0), 0
     for _ in range(200):
         course = panels(reward=[0.5] * 12)
-        drawn = [share(int(hits), 64) for hits in rng.binomial(64, 0.6, 12)]
+        drawn = [wilson(int(hits), 64) for hits in rng.binomial(64, 0.6, 12)]
         course = [p._replace(gold=gold) for p, gold in zip(course, drawn, strict=True)]
         fired += any(alarms.watch(course[:end]).alarms for end in range(2, 13))
     assert fired / 200 < 0.05
@@ -174,14 +174,14 @@ def test_a_panel_counts_what_was_stored(played):
     ]
     found = alarms.panel(1, [first, second, third, failed], audits, tested, frozen=[second])
     assert found.audited == 5
-    assert found.gold == share(3, 5) and found.heldout == share(3, 4)
+    assert found.gold == wilson(3, 5) and found.heldout == wilson(3, 4)
     assert found.reward and found.reward.value == 0.75  # unscored is not zero, failed not counted
     # accepted answers of one prompt: aa, ab, bb of the first; one in the second is no pair
     assert found.diversity and found.diversity.value == pytest.approx((0.5 + 1 + 0.5) / 3)
     assert found.questions and found.frozen and found.frozen.value == 1.0
     # accepted: right, wrong, right; rejected: wrong, right
     assert found.informedness and found.informedness.value == pytest.approx(2 / 3 - 1 / 2)
-    assert found.false_positive == share(1, 2)
+    assert found.false_positive == wilson(1, 2)
     assert found.gap and found.gap.value == pytest.approx((2 / 3 - 3 / 5) / (1 - 3 / 5))
     assert found.mcc and found.mcc.value == pytest.approx((2 * 1 - 1 * 1) / 6)
 
@@ -223,7 +223,7 @@ def test_a_run_is_read_from_its_store(store, played):
         store.put_evaluations("it", tested)
     found = alarms.panels_of(store, "it")
     assert [p.iteration for p in found] == [1, 2, 3]
-    assert [p.heldout for p in found] == [share(0, 4), share(1, 4), share(2, 4)]
+    assert [p.heldout for p in found] == [wilson(0, 4), wilson(1, 4), wilson(2, 4)]
     assert [p.reward and p.reward.value for p in found] == [0.25, 0.5, None]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from superalign.learners import collapse
-from superalign.learners.estimates import mean
+from superalign.learners.estimates import mean_interval
 from superalign.store import BadInput
 
 
@@ -18,7 +18,7 @@ from superalign.store import BadInput
 def test_log_variance_falls_as_fast_as_it_must(samples, bias):
     _, variances = collapse.gaussian_generations(samples, 20, chains=2000, bias=bias)
     falls = np.diff(np.log(variances), axis=1).mean(axis=1)
-    found = mean(falls)
+    found = mean_interval(falls)
     assert found and collapse.shrinking(samples, bias) < 0
     assert found.low - 1e-3 <= collapse.shrinking(samples, bias) <= found.high + 1e-3
 

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from superalign.learners.estimates import wilson
 from superalign.scenarios.cases import agent_difference, case_of, is_concession, is_refusal
 from superalign.scenarios.items import FLOOR, item_of, swapped
-from superalign.scenarios.statistics import (
-    matthews,
-    wilson,
-)
+from superalign.scenarios.statistics import matthews
 from superalign.store import BadInput, Question, Run, Store, Task, Turn, Verdict
 
 CHOICES = ("yes", "no")

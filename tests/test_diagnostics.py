@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from superalign.learners import diversity, gaming, gap
-from superalign.learners.estimates import Estimate, change, mean, of_table, share
+from superalign.learners.estimates import Estimate, change, mean_interval, of_table, wilson
 from superalign.store import BadInput
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=12)
@@ -24,14 +24,14 @@ def sure(value, half=0.01):
 
 
 def test_shares_have_their_known_intervals_and_no_data_has_none():
-    assert share(8, 10) == pytest.approx((0.8, 0.490162, 0.943318), abs=1e-6)
-    assert share(0, 0) is None and mean([]) is None
-    assert mean([0.3]) == (0.3, -math.inf, math.inf)
+    assert wilson(8, 10) == pytest.approx((0.8, 0.490162, 0.943318), abs=1e-6)
+    assert wilson(0, 0) is None and mean_interval([]) is None
+    assert mean_interval([0.3]) == (0.3, -math.inf, math.inf)
 
 
 def test_change_of_two_shares_is_newcombes_interval():
     # Newcombe 1998, Table II, case (a), method 10: 56/70 against 48/80
-    first, second = share(48, 80), share(56, 70)
+    first, second = wilson(48, 80), wilson(56, 70)
     assert first and second
     assert change(first, second) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
 
@@ -39,8 +39,8 @@ def test_change_of_two_shares_is_newcombes_interval():
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     rng, covered = np.random.default_rng(0), Counter()
     for seed in range(200):
-        found = mean(rng.exponential(size=60), seed)
-        moved = change(*(e for e in (share(rng.binomial(80, p), 80) for p in (0.5, 0.7)) if e))
+        found = mean_interval(rng.exponential(size=60), seed)
+        moved = change(*(e for e in (wilson(rng.binomial(80, p), 80) for p in (0.5, 0.7)) if e))
         table = of_table(rng.multinomial(80, (0.3, 0.2, 0.1, 0.4)).tolist(), gaming.matthews, seed)
         covered["mean"] += found is not None and found.low <= 1 <= found.high
         covered["change"] += moved.low <= 0.2 <= moved.high
@@ -184,7 +184,7 @@ def test_a_perfect_verifier_gains_all_there_is_and_a_blind_one_nothing():
     assert perfect.relative and perfect.relative.value == 1 and perfect.threshold == 1
     assert 0 < perfect.unkept < 40  # items of which nothing is right
     blind = [gap.measure_gap(drawn(60, 8, rng, lambda u: rng.random()), 2) for _ in range(30)]
-    unbiased = mean([found.gap.value for found in blind if found.gap])
+    unbiased = mean_interval([found.gap.value for found in blind if found.gap])
     assert unbiased and unbiased.low < 0 < unbiased.high
 
 
@@ -202,7 +202,7 @@ def test_a_threshold_chosen_on_the_same_samples_flatters_a_blind_verifier():
         found = gap.gap_of(*map(list, zip(*pairs, strict=True))).gap
         assert found
         same.append(found.value)
-    inflated = mean(same)
+    inflated = mean_interval(same)
     assert inflated and inflated.low > 0
 
 
@@ -222,7 +222,7 @@ def test_groups_are_compared_and_must_not_overlap():
     easy, hard = frozenset(f"e{i}" for i in range(10)), frozenset(f"h{i}" for i in range(10))
     found = gap.group_gap(results, easy, hard)
     assert found and found.value == pytest.approx(0.6) and found.low > 0.1
-    assert gap.accuracy(results) == share(12, 20) and gap.accuracy(results, hard) == share(3, 10)
+    assert gap.accuracy(results) == wilson(12, 20) and gap.accuracy(results, hard) == wilson(3, 10)
     assert gap.group_gap(results, easy, frozenset()) is None
     with pytest.raises(BadInput, match="in both"):
         gap.group_gap(results, easy, easy)
@@ -246,7 +246,7 @@ def test_noise_alone_is_rarely_called_hacking():
     """Equal policies: raw values disagree in half of all pairs, clear ones almost never."""
     rng, raw, clear = np.random.default_rng(0), 0, 0
     for _ in range(40):
-        drawn = [share(hits, 200) for hits in rng.binomial(200, 0.5, 12)]
+        drawn = [wilson(hits, 200) for hits in rng.binomial(200, 0.5, 12)]
         shares = [estimate for estimate in drawn if estimate]
         points = [gaming.Checkpoint(*pair) for pair in zip(shares[:6], shares[6:], strict=True)]
         found = gaming.hacking(points)

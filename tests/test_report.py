@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from superalign.agents import Agent, Completion, Sampling, chat
+from superalign.learners.estimates import wilson
 from superalign.protocols.critique import critique
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Plan, Setting
 from superalign.scenarios.arithmetic import CELLS, Arithmetic, draw, mistake
 from superalign.scenarios.report import report_facts, write_report
-from superalign.scenarios.statistics import Confusion, Paired, distinct_share, wilson
+from superalign.scenarios.statistics import Confusion, Paired, distinct_share
 from superalign.store import Evaluation, Label, PolicyVersion, Row, Run, Store
 from superalign.store.records import Message
 

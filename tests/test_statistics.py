@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from superalign.learners.estimates import mean_interval
 from superalign.scenarios.items import FLOOR
 from superalign.scenarios.matched import Votes, fewer
 from superalign.scenarios.statistics import (
@@ -17,7 +18,6 @@ from superalign.scenarios.statistics import (
     calibration_error,
     holm,
     matthews,
-    mean_interval,
     sign_flip_p,
 )
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from superalign.learners import toy
+from superalign.learners import losses, toy
 from superalign.store import BadInput
 
 
@@ -61,7 +61,15 @@ def test_no_policy_earns_more_than_the_optimum_and_constants_do_not_matter(shift
 def test_these_end_at_the_optimum_when_nothing_is_in_the_way(name, seed, beta):
     task = drawn(seed, beta)
     assert toy.kl(task.ref_K, star(task)) > 1e-3  # there is something to learn
+    assume(name != "exo_rw" or star(task).min() > losses.LOG_P_FLOOR)  # where it is cut off
     assert toy.kl(fitted(task, toy.OBJECTIVES[name]), star(task)) < 1e-6
+
+
+def test_exo_rw_cannot_see_how_unlikely_a_reply_is_below_its_floor():
+    task = drawn(81, 0.375)
+    least = int(star(task).argmin())
+    assert star(task)[least] < losses.LOG_P_FLOOR
+    assert float(fitted(task, toy.exo_rw)[least]) == pytest.approx(losses.LOG_P_FLOOR, abs=0.01)
 
 
 def test_ipo_ends_at_its_own_optimum():
