@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help run test test-slow test-browser check experiment bench schema clean
+.PHONY: help run test test-slow test-browser test-postgres check experiment bench bench-learners schema clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("superalign needs Python 3.11 or newer: make PYTHON=python3.11 …")'
@@ -21,7 +21,7 @@ run: $(VENV)/.installed ## set up, then run the main job: scenarios/arithmetic.y
 	$(BIN)/superalign run scenarios/arithmetic.yaml
 
 test: $(VENV)/.installed ## set up, then run the tests
-	$(BIN)/pytest -n 2 -m 'not slow and not browser'
+	$(BIN)/pytest -n 2 -m 'not slow and not browser and not postgres'
 
 test-slow: $(VENV)/.installed ## crash loops and other tests of minutes
 	$(BIN)/pytest -m slow
@@ -29,6 +29,10 @@ test-slow: $(VENV)/.installed ## crash loops and other tests of minutes
 test-browser: $(VENV)/.installed ## the viewer in a real browser; installs Debian's chromium where it is missing
 	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq chromium)
 	$(BIN)/pytest -m browser
+
+test-postgres: $(VENV)/.installed ## the store on a PostgreSQL server; installs Debian's where it is missing
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || (apt-get update -qq && apt-get install -y -qq postgresql)
+	$(BIN)/pytest -m postgres
 
 check: $(VENV)/.installed ## lint, types, layers
 	$(BIN)/ruff check .
@@ -52,6 +56,12 @@ bench: $(VENV)/.installed ## every table of docs/benchmarks.md
 	$(BIN)/python benchmarks/amplification.py
 	$(BIN)/python benchmarks/doubly_efficient.py
 	$(BIN)/python benchmarks/prover_estimator.py
+
+LEARNER_BENCHES = learner_speed ppo_speed toy_policies methods compilers noise online scorers selective mixing weak_to_strong degenerate paused collapse self_learners
+
+bench-learners: $(VENV)/.installed ## every table about learners, in two hours
+	for name in $(LEARNER_BENCHES); do $(BIN)/python benchmarks/$$name.py || exit; done
+	$(BIN)/python benchmarks/noise.py --budget
 
 schema: $(VENV)/.installed ## write the JSON schema of scenarios, langgraph.json, the index of protocols
 	$(BIN)/python -c "from superalign.scenarios.scenario import scenario_schema as s; print(s(), end='')" > scenarios/scenario.schema.json

@@ -35,6 +35,8 @@ class Policy:
     context: int
     windows: dict[str, int | None]
     """Kind of attention layer -> how far back it sees; None is to the beginning."""
+    adapter: str | None = None
+    """Which of the model's adapters is meant, where versions share a model."""
 
     @property
     def layers(self) -> int:

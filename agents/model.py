@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from superalign.store.records import Message, Question, Source, Turn
+from superalign.store.records import Attempt, Message, Question, Source, Turn
 
 from .dialects import Dialect
 
@@ -36,6 +36,8 @@ class Ask(NamedTuple):
     """Who may be shown the answer; None means every seat."""
     side: str = ""
     """The choice that this seat is to argue for. Only this call is told."""
+    picks: int = 0
+    """How many choices the reply picks one of, by its number; 0 where it is free text."""
 
 
 class View(NamedTuple):
@@ -72,10 +74,19 @@ class Completion(NamedTuple):
     logprobs: tuple[float, ...] | None = None
     finish: Literal["stop", "length"] = "stop"
     prompt_tokens: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    """Every request that an endpoint was sent for it, the last of which was answered."""
     author: str | None = None
     """Who said it, where that is not the model: a person, or whoever was recorded."""
     source: Source | None = None
     """What such an author is; None for whoever sits in the seat."""
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """Tokens of the text, when the engine tells."""
+        if self.token_ids is not None:
+            return len(self.token_ids)
+        return self.attempts[-1].completion_tokens if self.attempts else None
 
 
 class Waits(Exception):

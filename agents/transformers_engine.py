@@ -15,14 +15,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from .batch import Batch, Policy, Row, Slots
 from .dialects import Dialect
 from .model import Completion, Request
 from .rollouts import policy_of, uniforms
 from .tokens import decode, encode_prompt
+from .weights import base_of, drop_adapter, load_adapter, load_model, wear
 
 
 class TransformersModel:
@@ -30,6 +30,7 @@ class TransformersModel:
 
     `path` is a folder with safetensors and a tokenizer; nothing is downloaded and no code of the
     folder is run. Requests name the version they want in `policy`; the base is called `name`.
+    Versions that are adapters of one model share it in memory.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class TransformersModel:
         self.tokenizer = AutoTokenizer.from_pretrained(
             path, trust_remote_code=False, local_files_only=True
         )
+        self._models: dict[Path, PreTrainedModel] = {}
         self._policies: dict[str, Policy] = {}
         self._waiting: dict[Policy, deque[Row]] = {}
         self._batches: dict[Policy, Batch] = {}
@@ -57,20 +59,27 @@ class TransformersModel:
         self.load(name, path)
 
     def load(self, version: str, path: str | Path) -> None:
-        """Make a version available: weights of the same architecture in another folder."""
-        model = AutoModelForCausalLM.from_pretrained(
-            path,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            dtype=self.dtype,
-        )
-        nn.Module.to(model, self.device).eval()
-        self._policies[version] = policy_of(version, model, self.tokenizer)
+        """Make a version available: weights of the same architecture in another folder, or an
+        adapter. Not while calls are under way."""
+        base, adapter = base_of(Path(path)), None
+        if base not in self._models:
+            self._models[base] = load_model(base, self.device, self.dtype)
+        if base != Path(path).resolve():
+            adapter = f"adapter-{version}"
+            load_adapter(self._models[base], Path(path), adapter)
+        policy = policy_of(version, self._models[base], self.tokenizer)
+        policy.adapter = adapter
+        self._policies[version] = policy
 
     def unload(self, version: str) -> None:
-        """Forget a version; calls under way end first."""
-        self._policies.pop(version, None)
+        """Forget a version. Not while calls are under way."""
+        gone = self._policies.pop(version, None)
+        if gone is None:
+            return
+        if gone.adapter is not None:
+            drop_adapter(gone.model, gone.adapter)
+        kept = {policy.model for policy in self._policies.values()}
+        self._models = {base: model for base, model in self._models.items() if model in kept}
 
     async def generate(self, request: Request) -> Completion:
         if self._closed:
@@ -99,6 +108,7 @@ class TransformersModel:
                 await self._loop
         self._thread.shutdown()
         self._policies.clear()
+        self._models.clear()
         self._spare.clear()
 
     def _row(self, request: Request, done: asyncio.Future[None]) -> Row:
@@ -161,8 +171,13 @@ class TransformersModel:
 
     async def _turn(self, policy: Policy) -> None:
         batch, loop = self._batches[policy], asyncio.get_running_loop()
+
+        def turn() -> list[Row]:
+            wear(policy.model, policy.adapter)
+            return batch.turn()
+
         try:
-            finished = await loop.run_in_executor(self._thread, batch.turn)
+            finished = await loop.run_in_executor(self._thread, turn)
         except Exception as error:
             # the batch cannot go on, the engine can: whoever still waits has a fresh batch
             _fail([*batch.rows, *batch.newcomers], error)

@@ -87,7 +87,7 @@ def main() -> None:
         for seed in range(args.seeds)
         for arm in arms
     ]
-    lines = summary(results, exam.correct(BASE))
+    lines = summary(results, exam.correct(BASE), lambda _: "sft")
     counts = {arm.name: len(arm.rows) for arm in arms}
     spent = critique_tokens(transcripts)
     for line in lines:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from trials import BASE, WORLD, Arm, Exam, Transcripts, run, versions
+from trials import BASE, WORLD, Arm, Exam, Transcripts, difference, run, versions
 
 from superalign.learners import Judgement, compilers, learn_config, mixing
 from superalign.learners.selective import find_threshold
@@ -39,8 +39,6 @@ WRONG = 0.3
 HARD = ("carries", "zeros", "length")
 ALPHA, DELTA = 0.2, 0.1
 """Escalation believes a judge that is wrong at most so often, and says so wrongly so often."""
-DRAWS = 5
-"""Judges whose labels are counted; one of them teaches."""
 LEARN: dict[str, Any] = {"method": "sft", "lr": 5e-5, "batch": 32}
 TOKENS = 30_000
 
@@ -160,50 +158,90 @@ def wrong_share(found: Judged, labelled: Labelled) -> float | None:
     return float((wrong * labelled.weights).sum() / labelled.weights.sum())
 
 
-def curves(transcripts: Transcripts, exam: Exam, out: Path) -> list[dict[str, Any]]:
-    """What is copied and how well it teaches, for every kind of judge, policy and budget."""
-    rows, base = answers(transcripts), float(np.mean(exam.correct(BASE)))
+def curves(transcripts: Transcripts, exam: Exam, seeds: int, out: Path) -> list[dict[str, Any]]:
+    """What is copied and how well it teaches, for every kind of judge, policy and budget. Each seed
+    has a judge, people's choice of answers, and an order of rows of its own."""
+    rows, base_I = answers(transcripts), exam.correct(BASE)
     lines = []
     for kind, budget, policy in itertools.product(KINDS, BUDGETS, POLICIES):
-        tried: list[tuple[Judged, Labelled]] = []
-        for seed in range(DRAWS):
+        accepted, shares, correct_S_I = [], [], []
+        for seed in range(seeds):
             found = judged(rows, kind, seed)
-            tried.append((found, label(found, policy, budget, random.Random(seed))))
-        shares = [share for pair in tried if (share := wrong_share(*pair)) is not None]
-        copied = drawn(*tried[0], rng=random.Random(0))
+            labelled = label(found, policy, budget, random.Random(seed))
+            accepted.append(len(labelled.accepted))
+            if (share := wrong_share(found, labelled)) is not None:
+                shares.append(share)
+            correct_I = base_I  # where nothing is copied nothing is learnt
+            if copied := drawn(found, labelled, random.Random(seed)):
+                name = (
+                    f"copied {digest([row.id for row in copied])}"  # the same rows teach the same
+                )
+                arm = Arm(name, "sft", copied, learn_config(LEARN))
+                correct_I = run(arm, seed, TOKENS, exam, out, kl=False).correct_I
+            correct_S_I.append(correct_I)
         line = {
             "judge": kind,
             "budget": budget,
             "policy": policy,
-            "accepted": float(np.mean([len(labelled.accepted) for _, labelled in tried])),
+            "accepted": float(np.mean(accepted)),
             "wrong": float(np.mean(shares)) if shares else None,
-            "accuracy": base,
+            "accuracy": float(np.mean(correct_S_I)),
+            "by_seed": np.mean(correct_S_I, axis=1).tolist(),
+            "gain": difference(correct_S_I, [base_I]),
         }
-        if copied:  # else nothing is learnt
-            name = f"copied {digest([row.id for row in copied])}"  # the same rows teach the same
-            arm = Arm(name, "sft", copied, learn_config(LEARN))
-            result = run(arm, 0, TOKENS, exam, out, kl=False)
-            line["accuracy"] = float(np.mean(result.correct_I))
         lines.append(line)
     return lines
 
 
 def show(transcripts: Transcripts, exam: Exam, args: Any) -> None:
-    lines = curves(transcripts, exam, args.out)
+    lines = curves(transcripts, exam, args.seeds, args.out)
     if args.json:
         print(json.dumps({"lines": lines, "versions": versions()}, indent=2))
         return
     print(table(lines))
+    draw(lines, args.out / "budget.png")
     print(", ".join(f"{name} {number}" for name, number in versions().items()))
 
 
+def draw(lines: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against the share of labels that people gave, a panel a judge."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots(1, len(KINDS), sharey=True)
+    for kind, ax in zip(KINDS, axes, strict=True):
+        for policy in POLICIES:
+            some = [line for line in lines if (line["judge"], line["policy"]) == (kind, policy)]
+            ax.plot(
+                [100 * line["budget"] for line in some],
+                [100 * line["accuracy"] for line in some],
+                marker="o",
+                label=policy,
+            )
+        ax.set_xscale("symlog", linthresh=1)
+        ax.set_xticks([100 * budget for budget in BUDGETS], [f"{100 * b:g}" for b in BUDGETS])
+        ax.set(title=f"{kind} errors", xlabel="labels by people, %")
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("held-out accuracy, %")
+    axes[0].legend()
+    figure.savefig(path, dpi=120)
+
+
 def table(lines: list[dict[str, Any]]) -> str:
-    rows = [
-        "| judge | human labels | policy | copied | of these wrong | accuracy |",
-        "|---" * 6 + "|",
-    ]
+    head = ("judge", "human labels", "policy", "copied", "of these wrong", "accuracy", "gain")
+    rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for one in lines:
         wrong = "-" if one["wrong"] is None else f"{100 * one['wrong']:.1f}%"
-        cells = (one["judge"], f"{100 * one['budget']:g}%", one["policy"], f"{one['accepted']:.0f}")
-        rows.append("| " + " | ".join([*cells, wrong, f"{100 * one['accuracy']:.1f}"]) + " |")
+        seeds = ", ".join(f"{100 * value:.1f}" for value in one["by_seed"])
+        value, low, high = (100 * number for number in one["gain"])
+        cells = (
+            one["judge"],
+            f"{100 * one['budget']:g}%",
+            one["policy"],
+            f"{one['accepted']:.0f}",
+            wrong,
+            f"{100 * one['accuracy']:.1f} ({seeds})",
+            f"{value:+.1f} ({low:+.1f} to {high:+.1f})",
+        )
+        rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)

@@ -5,7 +5,7 @@
 One iteration of scenarios/arithmetic.yaml is played and stored. Every method learns from rows of
 these episodes, all labelled by the critic alone, for the same number of tokens gone through, at
 two learning rates: the scenario's and five times that. Seeds differ in the order of rows. The gain
-is over the base and the difference is to SFT at the scenario's rate, both paired by held-out item.
+is over the base and the difference is to SFT at the same rate, both paired by held-out item.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def main() -> None:
     results = [
         run(arm, seed, args.tokens, exam, args.out) for seed in range(args.seeds) for arm in arms
     ]
-    lines = summary(results, exam.correct(BASE))
+    lines = summary(
+        results, exam.correct(BASE), lambda arm: "sft" + arm.removeprefix(arm.split()[0])
+    )
     if args.json:
         print(json.dumps({"arms": lines, "versions": versions()}, indent=2))
         return

@@ -39,7 +39,6 @@ from trials import (
     play,
     run,
     summary,
-    table,
     versions,
 )
 
@@ -139,6 +138,23 @@ def trial(
     return [run(one, seed, args.tokens, exam, args.out, kl=False) for one in arms]
 
 
+def grid(lines: list[dict[str, Any]], kind: str, args: Any) -> str:
+    """Arms against levels, in Markdown."""
+    by_name = {line["arm"]: line for line in lines}
+    rows = [[kind, *(f"{100 * level:.0f}%" for level in args.levels)]]
+    for name in args.arms:
+        rows.append([name])
+        for level in args.levels:
+            line = by_name[f"{name} {kind} {100 * level:.0f}%"]
+            cell = f"{100 * line['accuracy']:.1f}"
+            if line["versus"]:
+                more, low, high = (100 * number for number in line["versus"])
+                cell += f", {more:+.1f} ({low:+.1f} to {high:+.1f})"
+            rows[-1].append(cell)
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
+
+
 def main() -> None:
     parser = options(__doc__ or "", "noise", 30_000, list(METHODS))
     parser.add_argument("--budget", action="store_true", help="what human labels are worth")
@@ -150,19 +166,20 @@ def main() -> None:
         human_budget.show(transcripts, exam, args)
         return
     pairs = gold_pairs(transcripts)
-    base_I, lines = exam.correct(BASE), []
+    base_I, lines = exam.correct(BASE), list[dict[str, Any]]()
     for kind, level in itertools.product(args.kinds, args.levels):
         results = [
             result
             for seed in range(args.seeds)
             for result in trial(pairs, kind, level, seed, exam, args)
         ]
-        lines += summary(results, base_I, f"dpo {kind} {100 * level:.0f}%")
+        lines += summary(results, base_I, lambda _, at=f"{kind} {100 * level:.0f}%": f"dpo {at}")
     if args.json:
         print(json.dumps({"pairs": len(pairs), "arms": lines, "versions": versions()}, indent=2))
         return
-    print(f"{len(pairs)} pairs")
-    print(table(lines, "dpo"))
+    print(f"{len(pairs)} pairs; accuracy, and points more than dpo's\n")
+    for kind in args.kinds:
+        print(grid(lines, kind, args) + "\n")
     print(", ".join(f"{name} {number}" for name, number in versions().items()))
 
 

@@ -14,7 +14,7 @@ import json
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -179,16 +179,16 @@ def difference(a_S_I: Sequence[Sequence[bool]], b_S_I: Sequence[Sequence[bool]])
 
 
 def summary(
-    results: Sequence[Result], base_I: Sequence[bool], against: str = "sft"
+    results: Sequence[Result], base_I: Sequence[bool], rival_of: Callable[[str], str]
 ) -> list[dict[str, Any]]:
-    """Arm by arm: accuracy, gain over the base, difference to the arm `against`, KL."""
+    """Arm by arm: accuracy, gain over the base, difference to another arm, KL."""
     arms: dict[str, list[Result]] = {}
     for result in results:
         arms.setdefault(result.name, []).append(result)
-    rival = [r.correct_I for r in arms[against]] if against in arms else None
     lines = []
     for name, some in arms.items():
         mine = [r.correct_I for r in some]
+        rival = [r.correct_I for r in arms.get(rival_of(name), ())]
         kl = mean_interval(np.mean([r.kl_I for r in some], axis=0).tolist())  # None if not asked
         lines.append(
             {
@@ -198,7 +198,7 @@ def summary(
                 "accuracy": float(np.mean(mine)),
                 "by_seed": [float(np.mean(r.correct_I)) for r in some],
                 "gain": difference(mine, [base_I]),
-                "versus": difference(mine, rival) if rival and name != against else None,
+                "versus": difference(mine, rival) if rival not in ([], mine) else None,
                 "kl": kl,
             }
         )

@@ -1,7 +1,8 @@
 """Alarms of a learning loop: what a run stores -> numbers per iteration -> what has gone wrong.
 
     panels_of(store, run)                           -> the run's panels
-    panel(iteration, episodes, labels, evaluations) -> Panel, one iteration in numbers
+    panel_of(store, run, iteration)                 -> one of them
+    panel(iteration, episodes, labels, evaluations) -> the same of records that no run has stored
     watch([panel, ...])                             -> alarms at the last of them
 
 A number has fallen when the change from its best iteration to now lies below 0, or below `margin`,
@@ -21,8 +22,8 @@ The truth that only the kernel knows is not used: a real run has audits and held
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -34,12 +35,14 @@ from superalign.store.records import Episode, Evaluation, Label
 
 from .diversity import edit_diversity
 from .estimates import Estimate, Floats, change, mean_interval, of_table, widened, wilson
+from .exploitability import exploited
 from .gaming import oversight
 from .rows import ANSWERS, AUDITS, agreed, judgements
 
 
 class Panel(NamedTuple):
-    """One iteration in numbers, higher is better; None where nothing was measured."""
+    """One iteration in numbers; None where nothing was measured. Higher is better, but for
+    `false_positive` and `exploitability`."""
 
     iteration: int
     reward: Estimate | None
@@ -66,6 +69,9 @@ class Panel(NamedTuple):
     frozen: Estimate | None
     """Mean reward of the seat against frozen opponents."""
     audited: int
+    exploitability: Estimate | None = None
+    """What the hardest opponent of the iteration takes beyond the one that the version trained
+    against (learners/exploitability.py). In no rule here: learners/stopping.py has its limit."""
 
 
 def panel(
@@ -78,8 +84,8 @@ def panel(
 ) -> Panel:
     """The numbers of one iteration, from what the store holds of it.
 
-    `frozen` are episodes of the same policy against opponents that did not learn; its own
-    against learning ones say nothing of strength, for both may be getting worse.
+    `frozen` are episodes of the same policy against opponents at an older version than their
+    newest; its own against learning ones say nothing of strength, for both may be getting worse.
     """
     done = [e for e in episodes if e.status == "done"]
     seen = oversight(audits := audited(done, labels, seat))
@@ -234,10 +240,10 @@ class Alarm(NamedTuple):
     remedy: str
 
     def __str__(self) -> str:
-        reward = "" if self.reward is None else f", reward {_spelt(self.reward)}"
+        reward = "" if self.reward is None else f", reward {spelt(self.reward)}"
         return (
             f"{self.name}, iteration {self.iteration}, since {self.since}: {self.field} was "
-            f"{_spelt(self.then)} at iteration {self.best} and is {_spelt(self.now)}{reward}. "
+            f"{spelt(self.then)} at iteration {self.best} and is {spelt(self.now)}{reward}. "
             f"{self.remedy}"
         )
 
@@ -294,17 +300,56 @@ def _fallen(rule: Rule, field: str, known: Sequence[Panel]) -> Alarm | None:
     return Alarm(rule.name, field, at, at, best.iteration, then, now, last.reward, rule.remedy)
 
 
-def _spelt(estimate: Estimate) -> str:
+def spelt(estimate: Estimate) -> str:
+    """A number and its interval, as people read it."""
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
 def panels_of(store: Store, run: str, seat: str = "learner") -> list[Panel]:
-    """A run's panels. Play of iteration i stands beside the held-out answers of the version that
-    played, which i - 1 updates made."""
-    labels, found = store.labels(run), []
-    for number in range(1, store.run(run).scenario["iterations"] + 2):
-        episodes = list(store.episodes(run, iteration=number))
-        tested = store.evaluations(run, number - 1)
-        if episodes or tested:
-            found.append(panel(number, episodes, labels, tested, seat=seat))
-    return found
+    """A run's panels, of iterations in which anything was played or tested."""
+    numbers = range(1, store.run(run).scenario["iterations"] + 2)
+    found = (panel_of(store, run, number, seat) for number in numbers)
+    return [p for p in found if p.reward or p.frozen or p.heldout or p.questions]
+
+
+def panel_of(store: Store, run: str, iteration: int, seat: str = "learner") -> Panel:
+    """The panel of a seat's newest version at the time. Play of iteration i stands beside the
+    held-out answers of the version that played, which i - 1 updates made.
+
+    Where several seats learn, opponents that did not play as their newest version are frozen.
+    """
+    made = [v for v in store.versions(run) if v.parent and v.iteration < iteration]
+    now = {v.seat: v.id for v in made}
+    own = list(store.episodes(run, iteration=iteration))
+    if seat in now:  # a version is known by its own words, not by those of older ones
+        own = [e for e in own if {t.policy for t in e.by(seat)} <= {now[seat]}]
+    others = {name: policy for name, policy in now.items() if name != seat}
+    frozen = [e for e in own if _met_frozen(e, others)]
+    fresh = [e for e in own if not _met_frozen(e, others)]
+    tested = store.evaluations(run, iteration - 1)
+    found = panel(iteration, fresh, store.labels(run), tested, frozen, seat)
+    if not others:
+        return found
+    last = max((v.iteration for v in made if v.seat == seat), default=0)
+    before = {v.seat: v.id for v in made if v.iteration < last}
+    cast = store.run(run).scenario["cast"]
+    met = {name: before.get(name) or cast[name]["model"] for name in others}
+    return found._replace(exploitability=_exploitability(own, seat, met))
+
+
+def _met_frozen(episode: Episode, newest: Mapping[str, str]) -> bool:
+    return any(turn.policy != newest.get(turn.seat, turn.policy) for turn in episode.turns)
+
+
+def _exploitability(
+    episodes: Iterable[Episode], seat: str, met: Mapping[str, str]
+) -> Estimate | None:
+    """Against opponents by who played all their seats; an episode in which one was silent, or
+    spoke as several versions, tells of none."""
+    earned: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+    for episode in episodes:
+        spoke = [{turn.policy for turn in episode.by(name)} for name in met]
+        reward = episode.rewards.get(seat)
+        if episode.status == "done" and reward is not None and all(len(s) == 1 for s in spoke):
+            earned[tuple(policy for (policy,) in spoke)].append(reward)
+    return exploited(earned, tuple(met.values()))

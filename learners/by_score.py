@@ -4,6 +4,12 @@ It serves attackers, critics and judges: a seat that is asked the same thing in 
 whose turns are as good as what the protocol's `score` gave it there. A prompt is the same when its
 messages are. Of a text that was written several times under one prompt the mean counts, so that
 what hits once in ten times is no better than it is.
+
+`flip_prob` is left at 0 although judges err, for nobody has measured how often these rewards are
+wrong. `FlipRates` tell it of a critic's word on one answer. What a seat earns rests on several such
+words at once (an attack hits when the first answer and half of the fresh ones are rejected), or on
+a verdict, which no audit labels; which of them decided only the protocol knows. So methods that ask
+for `flip_prob` take these rows at their word.
 """
 
 from __future__ import annotations

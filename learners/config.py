@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, field_validator
 
 from superalign.store.records import Record
 
@@ -29,8 +29,20 @@ class LearnConfig(Record):
     """Rows in one forward pass. Fewer need less memory and give the same update."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Longer gradients are cut to this norm."""
+    lora: int | None = Field(default=None, gt=0)
+    """Rank of an adapter over the base, which alone learns and is stored (LoRA). None: all weights
+    learn. An adapter wants a learning rate about ten times as high."""
     seed: int = 0
-    """Seeds the order of the rows."""
+    """Seeds the order of the rows, and what is new in a policy."""
+
+    @classmethod
+    def needs(cls) -> tuple[str, ...]:
+        """The kinds of rows of which it needs one: answers to copy may be missing beside others."""
+        return tuple(kind for kind in cls.kinds if kind != "sft") or cls.kinds
+
+    def steps_in(self, iteration: int) -> int:
+        """Updates of the weights in an iteration, counted from 1."""
+        return self.steps
 
 
 class SftConfig(LearnConfig):
@@ -126,6 +138,10 @@ class StarConfig(LearnConfig):
     growth: float = Field(default=1.2, ge=1)
     """By how much the steps grow with every iteration."""
 
+    def steps_in(self, iteration: int) -> int:
+        """Later versions solve more, so there is more to copy."""
+        return round(self.steps * self.growth ** max(0, iteration - 1))
+
 
 class SpinConfig(PreferenceConfig):
     """Tell gold answers from samples of one's own."""
@@ -165,8 +181,11 @@ class SelfRewardingConfig(PreferenceConfig):
 class WeakToStrongConfig(LearnConfig):
     """Learn which reply is right from a weaker model's probabilities."""
 
-    kinds = ("rank",)
+    kinds = ("rank", "pref")
     method: Literal["weak_to_strong"] = "weak_to_strong"
+    weak: str | None = None
+    """Folder of the weaker model, which labels the replies of `rank` and `pref` rows, whatever
+    they were labelled. None: `rank` rows have its probabilities as rewards."""
     confidence: float = Field(default=0.5, ge=0, lt=1)
     """Weight, in the end, of the learner's own hardened predictions. 0 is naive fine-tuning."""
     schedule: Literal["paper", "released"] = "paper"
@@ -241,6 +260,12 @@ class RewardConfig(LearnConfig):
     critic: str | None = None
     """Folder of a policy whose critique of a reply the model reads beside it."""
 
+    @field_validator("lora")
+    @classmethod
+    def _is_whole(cls, lora: int | None) -> None:
+        if lora is not None:
+            raise ValueError(f"{lora}: a reward model is always whole; leave it out")
+
 
 class VerifierConfig(LearnConfig):
     """A verifier, which values a reply at every token."""
@@ -251,12 +276,21 @@ class VerifierConfig(LearnConfig):
 
 
 class GenrmConfig(LearnConfig):
-    """A generative verifier, which says `yes` or `no` of a reply."""
+    """A generative verifier, which says `yes` or `no` of a reply, behind a rationale or without."""
 
     kinds = ("reward",)
     method: Literal["genrm"] = "genrm"
     solutions: float = Field(default=0.3, ge=0)
     """Weight of writing right replies, which helps to judge them."""
+    rationales: int = Field(default=0, ge=0)
+    """Critiques drawn of each reply, of which those are learnt that agree with its label, and the
+    verdict behind them. 0 teaches the verdict alone."""
+    critic: str | None = None
+    """Folder of the policy that writes these critiques. None is the one that learns."""
+    votes: int = Field(default=8, gt=0)
+    """Rationales whose mean verdict is the score of a reply, where rationales were learnt."""
+    max_tokens: int = Field(default=64, gt=0)
+    """Longest rationale. One that does not end by then is left out."""
 
 
 AnyLearnConfig = Annotated[

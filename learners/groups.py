@@ -23,11 +23,12 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers import PrinterCallback, TrainerCallback
 
 from superalign.agents.tokens import decode, encode_prompt
+from superalign.agents.weights import base_of, load_adapter
 from superalign.store.errors import BadInput, SuperalignError
 from superalign.store.records import Row
 
 from .config import GroupConfig
-from .learner import LAST, WARMUP, Metrics, Progress, load
+from .learner import LAST, LEARNT, WARMUP, Metrics, Progress, load
 from .scoring import Prompt, Scorer, after_cut, load_scorer
 
 LOGGED = {
@@ -67,7 +68,7 @@ def learn_groups(
             "learn.scorer: null, but fresh replies must be scored: name a folder that the learner "
             "`reward` or `genrm` has written"
         )
-    model, tokenizer = load(base)
+    model, tokenizer = load(base, config)
     prompts = list(dict.fromkeys(row.prompt for row in rows if row.kind in config.kinds))
     if not prompts:
         raise BadInput("`reward` rows: none; the learner needs some, if only their prompts")
@@ -83,6 +84,8 @@ def learn_groups(
             processing_class=copy.deepcopy(tokenizer),  # TRL turns its padding round
             callbacks=[log],
         )
+        if trainer.ref_model is not None and base_of(base) != base.resolve():
+            load_adapter(trainer.ref_model, base, LEARNT)  # TRL's is the model under the adapter
         trainer.remove_callback(PrinterCallback)  # who learns is told by `progress`
         trainer.train()
     if trainer.accelerator.is_main_process:

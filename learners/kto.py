@@ -61,7 +61,7 @@ def learn(
     weigh = weights(len(good), len(answers) - len(good), config)
     accepted = [row for row in rows if row.kind == "sft"] or [_as(row, "sft") for row in good]
 
-    model, tokenizer = load(base)
+    model, tokenizer = load(base, config)
     examples = encode(answers, "reward", model, tokenizer)
     deals = list(hands(len(examples), config))
     strangers = [one for hand in deals for one in mismatched([examples[i] for i in hand])]

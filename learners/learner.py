@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from superalign.agents.tokens import encode_prompt, encode_reply
+from superalign.agents.weights import base_of, load_adapter, load_model, new_adapter
 from superalign.store.errors import BadInput, SuperalignError
 from superalign.store.records import Row
 
@@ -39,13 +40,27 @@ LAST = 10
 """Steps at the end over which `metrics["last"]` is the mean."""
 
 
-def load(base: Path) -> tuple[PreTrainedModel, Tokenizer]:
-    """A policy in float32, on the GPU if there is one. No dropout: it would be noise in h."""
+LEARNT = "learnt"
+"""The adapter that learns."""
+
+
+def load(base: Path, config: LearnConfig | None = None) -> tuple[PreTrainedModel, Tokenizer]:
+    """A policy in float32, on the GPU if there is one. No dropout: it would be noise in h.
+
+    Who would learn says how: by `config.lora`, all weights or a new adapter. An adapter goes on
+    as it is.
+    """
+    whole, rank = base_of(base), config.lora if config else None
+    model = load_model(whole, "cuda" if torch.cuda.is_available() else "cpu", torch.float32)
+    if whole != base.resolve():
+        load_adapter(model, base, LEARNT, learns=True)
+        found: Any = model.peft_config[LEARNT]
+        if config and rank != found.r:
+            raise BadInput(f"learn.lora: {rank}, but {base} is an adapter of rank {found.r}")
+    elif rank is not None and config:
+        new_adapter(model, LEARNT, rank, config.seed)
     local = {"trust_remote_code": False, "local_files_only": True}
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **local)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device)  # pyright: ignore[reportArgumentType]  # its wrapper hides the signature
-    return model.eval(), AutoTokenizer.from_pretrained(base, **local)
+    return model, AutoTokenizer.from_pretrained(base, **local)
 
 
 def encode(
@@ -151,9 +166,8 @@ class Trainer:
         self, model: PreTrainedModel, config: LearnConfig, progress: Progress | None
     ) -> None:
         self.model, self.config, self.progress = model, config, progress
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.lr, weight_decay=0.0, fused=True
-        )
+        learnt = [weights for weights in model.parameters() if weights.requires_grad]
+        self.optimizer = torch.optim.AdamW(learnt, lr=config.lr, weight_decay=0.0, fused=True)
         self.log: list[Metrics] = []
         self._sums: dict[str, Tensor | float] = {}
         self._began = time.perf_counter()

@@ -11,10 +11,12 @@ are those of `reward` rows and pi_old is the base, which drew them: the weights 
 L_pi then stay right however far pi has gone, but clip ever more. Token rewards are RELC's, Cao et
 al. 2024, arXiv 2401.07382. `flip_prob` is not used.
 
+Replies of like length are read together, so that little of a forward pass is padding.
+
 Under `accelerate launch` each process draws and reads its share of every batch, and the update is
 the one that a single process would make.
 
-Axes: B replies of a batch, T tokens of a reply, M reply tokens of a micro-batch.
+Axes: B replies of a batch, T tokens of a reply, M reply tokens of a batch or of one pass.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -39,6 +41,7 @@ from superalign.store.records import Row
 from . import surrogate
 from .config import PpoConfig
 from .learner import Progress, Trainer, hands, load
+from .reading import like_lengths
 from .scoring import Scorer, after_cut, load_scorer
 from .values import ActorCritic, Padded, Read, pad
 
@@ -61,19 +64,28 @@ class Rollout:
     token_rewards: tuple[float, ...] | None = None
 
 
+class Pass(NamedTuple):
+    """Replies that are read together, and all that an update needs of them besides the weights."""
+
+    padded: Padded
+    old_M: Tensor
+    values_M: Tensor
+    advantages_M: Tensor
+    returns_M: Tensor
+
+
 @dataclass(frozen=True)
 class Experience:
-    """A batch of rollouts, and all that its updates need besides the weights."""
+    """A batch of rollouts, as its updates need it."""
 
-    pairs: list[tuple[list[int], list[int]]]
-    padded: Padded
-    old_B_T: Tensor
-    values_B_T: Tensor
-    advantages_B_T: Tensor
-    returns_B_T: Tensor
+    passes: list[Pass]
     tokens: float
     """Reply tokens of all processes."""
     facts: dict[str, float]
+
+
+PARTS = ("loss", "policy", "value", "clipped", "moved")
+"""What a pass tells of an update."""
 
 
 def learn(
@@ -108,10 +120,11 @@ class _Ppo:
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         if config.batch % self.world:
             raise BadInput(f"learn.batch: {config.batch} is no multiple of {self.world} processes")
-        policy, self.tokenizer = load(base)
+        policy, self.tokenizer = load(base, config)
         policy.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
         self.engine = policy_of("policy", policy, self.tokenizer)
-        self.reference = ActorCritic(copy.deepcopy(policy), base)
+        frozen = {id(w): w for w in policy.parameters() if not w.requires_grad}  # under an adapter
+        self.reference = ActorCritic(copy.deepcopy(policy, frozen), base)
         self.actor = ActorCritic(policy, base)
         self.model: nn.Module = self.accelerator.prepare(self.actor)
         shown = progress if self.accelerator.is_main_process else None
@@ -177,40 +190,49 @@ class _Ppo:
 
     def experience(self, rollouts: list[Rollout]) -> Experience:
         """Advantages of every token of a batch under the policy as it now is."""
-        rollouts.sort(key=lambda r: len(r.prompt) + len(r.reply))  # so that they pad little
-        pairs = [(r.prompt, r.reply if r.reward is not None else []) for r in rollouts]
-        padded = pad(pairs, self.accelerator.device)
-        start, ref = self._read(self.actor, pairs), self._read(self.reference, pairs)
-        self._check_start(rollouts, start.logprobs_M, ref.logprobs_M)
-        drift_B_T, mask_B_T = padded.spread(start.logprobs_M - ref.logprobs_M), padded.mask_B_T
-        rewards_B = torch.tensor([r.reward or 0.0 for r in rollouts], device=mask_B_T.device)
+        rollouts.sort(key=lambda r: -len(r.prompt) - len(r.reply))
+        # every process takes part in every update, with an empty reply if it has no other
+        empty = replace(rollouts[0], reply=[], token_rewards=None)
+        kept = [r for r in rollouts if r.reward is not None] or [empty]
+        reads = self._cut(kept)
+        start, ref = self._read(self.actor, reads), self._read(self.reference, reads)
+        self._check_start(kept, start.logprobs_M, ref.logprobs_M)
+        batch = pad([(r.prompt, r.reply) for r in kept], self.accelerator.device)
+        drift_B_T, mask_B_T = batch.spread(start.logprobs_M - ref.logprobs_M), batch.mask_B_T
+        rewards_B = torch.tensor([r.reward or 0.0 for r in kept], device=mask_B_T.device)
         rewards_B_T = surrogate.earned(drift_B_T, mask_B_T, rewards_B, self.config.kl)
-        for row_T, rollout in zip(rewards_B_T, rollouts, strict=True):
+        for row_T, rollout in zip(rewards_B_T, kept, strict=True):
             if rollout.token_rewards is not None:
                 row_T[: len(rollout.reply)] += torch.tensor(rollout.token_rewards).to(row_T)
-        values_B_T = padded.spread(start.values_M)
         gamma, lam = self.config.gamma, self.config.lam
+        values_B_T = batch.spread(start.values_M)
         advantages_B_T, returns_B_T = surrogate.gae(rewards_B_T, values_B_T, gamma, lam)
         moments_3 = self._sum(surrogate.moments(advantages_B_T, mask_B_T))
-        facts = self._facts(rollouts, drift_B_T, start.entropy_M)
+        white_B_T = surrogate.whiten(advantages_B_T, mask_B_T, moments_3)
+        old_M = (start if self.is_fresh else ref).logprobs_M
+        told = (old_M, start.values_M, white_B_T[mask_B_T], returns_B_T[mask_B_T])
+        sizes = [int(one.mask_B_T.sum()) for one in reads]
+        parts = zip(*(one_M.split(sizes) for one_M in told), strict=True)
         return Experience(
-            pairs,
-            padded,
-            old_B_T=padded.spread((start if self.is_fresh else ref).logprobs_M),
-            values_B_T=values_B_T,
-            advantages_B_T=surrogate.whiten(advantages_B_T, mask_B_T, moments_3),
-            returns_B_T=returns_B_T,
+            [Pass(one, *part) for one, part in zip(reads, parts, strict=True)],
             tokens=moments_3[0].item(),
-            facts=facts,
+            facts=self._facts(rollouts, drift_B_T, start.entropy_M),
         )
 
+    def _cut(self, rollouts: Sequence[Rollout]) -> list[Padded]:
+        """A batch in order of length, cut where a pass is full or would be padded much."""
+        size, parts = self.config.micro_batch, []
+        for i in range(0, len(rollouts), size):
+            pairs = [(r.prompt, r.reply) for r in rollouts[i : i + size]]
+            groups = like_lengths([len(prompt) + len(reply) for prompt, reply in pairs])
+            parts += [[pairs[place] for place in group] for group in groups]
+        return [pad(part, self.accelerator.device) for part in parts]
+
     @torch.no_grad()
-    def _read(self, model: ActorCritic, pairs: Sequence[tuple[list[int], list[int]]]) -> Read:
+    def _read(self, model: ActorCritic, reads: Sequence[Padded]) -> Read:
         """What a model says of all reply tokens of a batch."""
-        size, device = self.config.micro_batch, self.accelerator.device
-        parts = [pad(pairs[i : i + size], device) for i in range(0, len(pairs), size)]
-        read = [model(part.ids_B_L, part.reply_B_L) for part in parts]
-        return Read(*(torch.cat(one) for one in zip(*read, strict=True)))
+        said = [model(one.ids_B_L, one.reply_B_L) for one in reads]
+        return Read(*(torch.cat(one) for one in zip(*said, strict=True)))
 
     def _check_start(self, rollouts: Sequence[Rollout], start_M: Tensor, ref_M: Tensor) -> None:
         """Before the first update policy, reference and engine are one: KL is 0, the ratio 1."""
@@ -261,47 +283,35 @@ class _Ppo:
 
     def update(self, experience: Experience) -> None:
         """One change of the weights by the whole batch."""
-        size, facts = self.config.micro_batch, experience.facts
-        for i in range(0, len(experience.pairs), size):
-            rows = slice(i, i + size)
-            loss, parts = self._losses(experience, rows)
-            self.trainer.backward(loss * self.world, {**parts, **facts})  # processes are averaged
-            facts = {}
+        *passes, last = experience.passes
+        shares_5 = torch.zeros(len(PARTS), device=self.accelerator.device)
+        # processes have their own number of passes, so they meet in the last alone
+        with self.accelerator.no_sync(self.model):
+            for one in passes:
+                loss, told_5 = self._losses(one, experience.tokens)
+                (loss * self.world).backward()
+                shares_5 += told_5
+        loss, told_5 = self._losses(last, experience.tokens)
+        told = dict(zip(PARTS, self._sum(shares_5 + told_5), strict=True))
+        # gradients of processes are averaged
+        self.trainer.backward(loss * self.world, {**told, **experience.facts})
         self.trainer.step()
 
-    def _losses(self, experience: Experience, rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
-        """A micro-batch's share of the loss and of what is logged."""
-        part = pad(experience.pairs[rows], self.accelerator.device)
-        read: Read = self.model(part.ids_B_L, part.reply_B_L)
-        mask_B_T = experience.padded.mask_B_T[rows]
-        old_M, values_M, advantages_M, returns_M = (
-            one_B_T[rows][mask_B_T]
-            for one_B_T in (
-                experience.old_B_T,
-                experience.values_B_T,
-                experience.advantages_B_T,
-                experience.returns_B_T,
-            )
-        )
-        log_ratio_M = read.logprobs_M - old_M
+    def _losses(self, one: Pass, tokens: float) -> tuple[Tensor, Tensor]:
+        """A pass's share of the loss, and of what is logged."""
+        read: Read = self.model(one.padded.ids_B_L, one.padded.reply_B_L)
+        log_ratio_M = read.logprobs_M - one.old_M
         if not self.trainer.log:
             self._check_ratio(log_ratio_M.detach())
-        clip, tokens = self.config.clip, experience.tokens
-        policy = surrogate.policy_loss(log_ratio_M, advantages_M, clip).sum() / tokens
-        value = surrogate.value_loss(
-            read.values_M, values_M, returns_M, self.config.clip_value
-        ).sum()
-        loss = policy + self.config.value * value / tokens
+        clip, clip_value = self.config.clip, self.config.clip_value
+        policy_M = surrogate.policy_loss(log_ratio_M, one.advantages_M, clip)
+        value_M = surrogate.value_loss(read.values_M, one.values_M, one.returns_M, clip_value)
+        policy, value = policy_M.sum() / tokens, value_M.sum() / tokens
+        loss = policy + self.config.value * value
         ratio_M = log_ratio_M.detach().exp()
-        shares = [
-            loss.detach(),
-            policy.detach(),
-            value.detach() / tokens,
-            ((ratio_M - 1).abs() > clip).sum() / tokens,
-            (ratio_M - 1 - log_ratio_M.detach()).sum() / tokens,
-        ]
-        names = ("loss", "policy", "value", "clipped", "moved")
-        return loss, dict(zip(names, self._sum(torch.stack(shares)), strict=True))
+        clipped = ((ratio_M - 1).abs() > clip).sum() / tokens
+        moved = (ratio_M - 1 - log_ratio_M.detach()).sum() / tokens
+        return loss, torch.stack([loss, policy, value, clipped, moved]).detach()
 
     def _check_ratio(self, log_ratio_M: Tensor) -> None:
         gap = log_ratio_M.abs().max().item() if len(log_ratio_M) else 0.0

@@ -62,7 +62,7 @@ def learn_preferences(
     if score is None:
         assert isinstance(config, PreferenceConfig)
         score = rewarded(config)
-    model, tokenizer = load(base)
+    model, tokenizer = load(base, config)
     examples = encode(rows, config.kinds[0], model, tokenizer)
     ref_R_K = reference_logprobs(model, examples, config)
     trainer = Trainer(model, config, progress)

@@ -41,7 +41,7 @@ def learn(
                 f"row of {', '.join(row.turns)}: all {len(row.replies)} replies have the same "
                 "reward, which ranks nothing; leave the row out or give finer rewards"
             )
-    model, tokenizer = load(base)
+    model, tokenizer = load(base, config)
     examples = encode(rows, "rank", model, tokenizer)
     trainer = Trainer(model, config, progress)
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from superalign.agents.weights import base_of
 from superalign.store.errors import BadInput, SuperalignError
 from superalign.store.records import Row, digest
 
@@ -59,6 +60,11 @@ def learn(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make a reward model of the policy or the reward model in `base`; write it to `out`."""
+    if (whole := base_of(base)) != base.resolve():
+        raise BadInput(
+            f"{base} is an adapter over {whole}: a reward model starts from whole weights; name "
+            "those"
+        )
     critic = critic_in(config.critic) if config.critic is not None else None
     fresh = "SequenceClassification" not in (base / "config.json").read_text()
     model, tokenizer = load_reward_model(base)

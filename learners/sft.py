@@ -28,7 +28,7 @@ def learn(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Update the policy in `base` on `sft` rows; write the new one to `out`."""
-    model, tokenizer = load(base)
+    model, tokenizer = load(base, config)
     examples = encode(rows, "sft", model, tokenizer)
     trainer = Trainer(model, config, progress)
 

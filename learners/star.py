@@ -32,11 +32,5 @@ def learn(
     """Update the policy in `base`, which is the first version, on `sft` rows; write it to `out`."""
     iteration = max((row.iteration for row in rows), default=1)
     copied = config.model_dump(include=set(SftConfig.model_fields) - {"method", "steps"})
-    told = SftConfig(**copied, steps=steps_of(config, iteration))
+    told = SftConfig(**copied, steps=config.steps_in(iteration))
     return sft.learn(base, rows, told, out, progress)
-
-
-def steps_of(config: StarConfig, iteration: int) -> int:
-    """Updates in an iteration, counted from 1: later versions solve more, so there is more to
-    copy."""
-    return round(config.steps * config.growth ** max(0, iteration - 1))

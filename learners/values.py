@@ -80,9 +80,9 @@ class ActorCritic(nn.Module):
         self._hidden_M_D: Tensor
 
     def forward(self, ids_B_L: Tensor, reply_B_L: Tensor) -> Read:
-        self._at_B_L = reply_B_L.roll(-1, dims=1)  # a prompt is never empty: column 0 is False
+        self._at_B_L = reply_B_L[:, 1:]  # a prompt is never empty, and the last token predicts none
         try:
-            logits_M_V = self.policy(input_ids=ids_B_L, use_cache=False).logits.float()
+            logits_M_V = self.policy(input_ids=ids_B_L[:, :-1], use_cache=False).logits.float()
         finally:
             self._at_B_L = None
         logprobs_M_V = logits_M_V.log_softmax(-1)

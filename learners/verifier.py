@@ -35,7 +35,7 @@ def learn(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make a verifier of the policy in `base` from `reward` rows, into `out`."""
-    policy, tokenizer = load(base)
+    policy, tokenizer = load(base, config)
     examples = encode(rows, "reward", policy, tokenizer)
     actor = ActorCritic(policy, base)
     trainer = Trainer(actor, config, progress)  # pyright: ignore[reportArgumentType]

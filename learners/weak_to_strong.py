@@ -14,7 +14,8 @@ The learner stays a language model: CE is that of whole replies, -sum_k target_k
 which is CE over the replies alone and -log of what all of them get together. So it learns to keep
 to them, and any number of replies will do while a = 0.
 
-    learn       one model from the labels that are the rewards of `rank` rows
+    learn       one model from the labels that are the rewards of `rank` rows, or of `weak`
+    unlabelled  what a run's rows ask: which of these replies?
     predict     a model's own probabilities; `relabel` makes them labels
     combine     labels of several weak models as one
     bootstrap   a chain of models, each taught by the one before
@@ -38,7 +39,7 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from superalign.store.errors import BadInput
-from superalign.store.records import Row
+from superalign.store.records import Row, digest
 
 from .config import WeakToStrongConfig
 from .dawid_skene import maximise
@@ -66,15 +67,17 @@ def learn(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Update the policy in `base` on `rank` rows whose rewards are the weak model's probabilities
-    of their replies; write it to `out`."""
-    model, tokenizer = load(base)
-    weak_R_K = torch.tensor(labels_of(rows), dtype=torch.float32, device=model.device)
+    of their replies, or on what `config.weak` says of the replies of `rank` or `pref` rows; write
+    it to `out`."""
+    taught = labelled(rows, config)
+    model, tokenizer = load(base, config)
+    weak_R_K = torch.tensor(labels_of(taught), dtype=torch.float32, device=model.device)
     if config.confidence and weak_R_K.shape[1] != 2:
         raise BadInput(
             f"rank rows: {weak_R_K.shape[1]} replies each, and the confidence loss knows how to "
             "balance two; set learn.confidence: 0"
         )
-    examples = encode_in_order(rows, model, tokenizer)
+    examples = encode_in_order(taught, model, tokenizer)
     trainer = Trainer(model, config, progress)
 
     for number, parts in enumerate(steps(examples, config, model.device)):
@@ -139,7 +142,10 @@ def labels_of(rows: Sequence[Row]) -> Floats:
     """weak_R_K: the rewards of the rows, which are to be probabilities."""
     found = [row.rewards for row in rows if row.rewards is not None]
     if not rows or len(found) != len(rows) or len({len(label) for label in found}) != 1:
-        raise BadInput(f"rows: {len(rows)}; give some, all with a label of as many probabilities")
+        raise BadInput(
+            f"rows: {len(rows)}; give some, all with a label of as many probabilities, or name the "
+            "model that gives them: learn.weak"
+        )
     weak_R_K = np.array(found)
     wrong = ((weak_R_K < 0) | (abs(weak_R_K.sum(1, keepdims=True) - 1) > 1e-4)).any(1)
     if wrong.any():
@@ -166,6 +172,27 @@ def predict(policy: Path, rows: Sequence[Row], micro_batch: int = 64) -> Floats:
     told = WeakToStrongConfig(micro_batch=micro_batch)
     logprobs_R_K = reference_logprobs(model, encode_in_order(rows, model, tokenizer), told)
     return logprobs_R_K.double().softmax(-1).cpu().numpy()
+
+
+def labelled(rows: Sequence[Row], config: WeakToStrongConfig) -> list[Row]:
+    """The rows that teach: as they were labelled, or as `config.weak` labels them."""
+    if config.weak is None:
+        return [row for row in rows if row.kind == "rank"]
+    bare = unlabelled(rows)
+    return relabel(bare, predict(Path(config.weak), bare, config.micro_batch), config.weak)
+
+
+def unlabelled(rows: Sequence[Row]) -> list[Row]:
+    """The replies that a run's rows hold against each other, without what was said of them: of
+    `pref` rows or, for lack of any, of `rank` rows. Each question stands once, its replies in an
+    order that their texts alone decide: that the better one came first must tell nothing."""
+    pairs = [row for row in rows if row.kind == "pref"]
+    found: dict[Any, Row] = {}
+    for row in pairs or [row for row in rows if row.kind == "rank"]:
+        replies = tuple(sorted(row.replies, key=digest))
+        bare = {"kind": "rank", "replies": replies, "rewards": None, "flip_prob": 0.0}
+        found.setdefault((row.prompt, replies), row.model_copy(update=bare))
+    return list(found.values())
 
 
 def relabel(rows: Sequence[Row], p_R_K: ArrayLike, judge: str) -> list[Row]:

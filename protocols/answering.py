@@ -21,7 +21,7 @@ async def draw(
 ) -> tuple[Turn, Verdict]:
     """A seat's answer to the question: the number of a choice where there are choices."""
     if state["question"].choices:
-        ask = Ask(kind="verdict", instruction=DECIDE)
+        ask = Ask(kind="verdict", instruction=DECIDE, picks=len(state["question"].choices))
     else:
         ask = Ask(kind="answer", instruction=SOLVE)
     turn = await runtime.context.cast[seat].act(state, ask, key=key)

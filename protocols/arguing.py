@@ -145,7 +145,7 @@ async def rating(
             shown.append(turn.model_copy(update={"seat": cast[other].name, "text": text}))
     order = {cast[name].name: place for place, name in enumerate(sides)}
     shown.sort(key=lambda t: order[t.seat])
-    asked = Ask("verdict", (*heard, *shown), words, visible_to=())
+    asked = Ask("verdict", (*heard, *shown), words, visible_to=(), picks=len(choices))
     rated = await cast["judge"].act(state, asked, key=rating_of(turn.key))
     return belief(decision(state, rated), sides[seat], len(choices))
 
@@ -165,7 +165,8 @@ def belief(verdict: Verdict, side: int, choices: int) -> float:
 async def choose(state: State, runtime: Runtime[Context], seat: str) -> Update:
     """The seat says, to nobody, for which choice it is going to argue."""
     chooser = runtime.context.cast[seat]
-    asked = Ask("choice", instruction=CHOOSE, visible_to=(chooser.name,))
+    picks = len(state["question"].choices)
+    asked = Ask("choice", instruction=CHOOSE, visible_to=(chooser.name,), picks=picks)
     return {"turns": [await chooser.act(state, asked)]}
 
 

@@ -61,7 +61,7 @@ async def check_protocol(protocol: Protocol, params: dict[str, Any]) -> Report:
     options = {**REPLIES, **protocol.replies}
     runs: list[Rehearsal] = []
     with Store.open("sqlite://", write=True) as store:
-        for number, choice in enumerate(_choices(options)):
+        for number, choice in enumerate(ways_to_reply(options)):
             runs.append(await _rehearse(protocol, params, choice, store, str(number)))
             if any(problem.kind == "endless loop" for problem in runs[-1].problems):
                 break  # each further one would take as long
@@ -125,7 +125,7 @@ async def _rehearse(
     seats = {seat: f"private note of {seat}-{digest(seat, size=6)}" for seat in protocol.seats}
     target = f"the target-{digest('target', size=6)}"
     agent = Agent(Scripted(reply), "rehearsal", Sampling())
-    oracle, limits = _Anything(), Limits(calls=CALLS, steps=STEPS)
+    oracle, limits = Anything(), Limits(calls=CALLS, steps=STEPS)
     cast = dict.fromkeys(protocol.seats, agent)
     setting = Setting(protocol, params, cast, store, oracle, limits)
     question = Question(topic="topic", choices=("yes", "no"))
@@ -153,7 +153,7 @@ def _busiest(episode: Episode) -> str:
     return " -> ".join(dict.fromkeys(nodes)) or "START"
 
 
-class _Anything:
+class Anything:
     """A world in which every question is valid unless it says it is not."""
 
     def cell(self, question: Question) -> str | None:
@@ -169,7 +169,7 @@ class _Anything:
         return None
 
 
-def _choices(options: Mapping[str, tuple[str, ...]]) -> list[Any]:
+def ways_to_reply(options: Mapping[str, tuple[str, ...]]) -> list[Any]:
     """Ways to reply: every combination of one reply a kind, and 32 random mixtures."""
 
     def constant(fixed: dict[str, str]) -> Any:

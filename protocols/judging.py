@@ -23,7 +23,8 @@ async def judged(
     key: str | None = None,
 ) -> Update:
     """Ask a seat to decide between the question's choices; gives its turn and verdict."""
-    ask = Ask(kind="verdict", about=tuple(about), instruction=instruction)
+    picks = len(state["question"].choices)
+    ask = Ask(kind="verdict", about=tuple(about), instruction=instruction, picks=picks)
     turn = await runtime.context.cast[seat].act(state, ask, key=key)
     return {"turns": [turn], "verdict": decision(state, turn)}
 

@@ -223,7 +223,7 @@ class Stage:
             try:
                 reply = agent.model.generate(request)
             except Exception as raised:
-                return self._journal(key, agent, request, None, describe(raised), started)
+                return self._journal(key, agent, request, None, failure(raised), started)
             if isinstance(reply, Completion):
                 turn = self._journal(key, agent, request, reply, None, started)
                 await asyncio.sleep(0)  # two calls at once must look so to their seat
@@ -246,12 +246,12 @@ class Stage:
         except Waits:
             await self._wait(key, request)
         except Exception as raised:
-            error = describe(raised)
+            error = failure(raised)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            error = "the model gave this call up"  # nobody cancelled it
+            error = ModelError("the model gave this call up")  # nobody cancelled it
         return self._journal(key, agent, request, completion, error, started)
 
     def _journal(
@@ -260,7 +260,7 @@ class Stage:
         agent: Agent,
         request: Request,
         completion: Completion | None,
-        error: str | None,
+        error: ModelError | None,
         started: float,
     ) -> Turn:
         turn = _turn(key, agent, request, completion, error, time.perf_counter() - started)
@@ -383,7 +383,7 @@ def _turn(
     agent: Agent,
     request: Request,
     completion: Completion | None,
-    error: str | None,
+    error: ModelError | None,
     seconds: float,
 ) -> Turn:
     """The journal's entry for a call that was answered, or that failed."""
@@ -404,9 +404,10 @@ def _turn(
         token_ids=completion and completion.token_ids,
         logprobs=completion and completion.logprobs,
         finish=completion.finish if completion else "stop",
-        error=error,
+        error=error and str(error),
         normalised=normalised,
         prompt_tokens=completion.prompt_tokens if completion else 0,
+        attempts=completion.attempts if completion else error.attempts if error else (),
         seconds=seconds,
         at=time.time(),
     )
@@ -429,6 +430,11 @@ def describe(error: Exception) -> str:
     """An error in one clean line, as an episode stores it."""
     name = "" if isinstance(error, SuperalignError) else f"{type(error).__name__}: "
     return clean(f"{name}{error}")[0]
+
+
+def failure(error: Exception) -> ModelError:
+    """Why a call has no answer, without the frames it was raised in: they hold the stage."""
+    return ModelError(describe(error), getattr(error, "attempts", ()))
 
 
 def _diff(before: Iterable[Message], after: Iterable[Message]) -> str:

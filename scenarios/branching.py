@@ -27,9 +27,10 @@ from superalign.protocols.replay import Difference
 from superalign.protocols.setting import Setting
 from superalign.store import BadInput, Episode, Run, Score, Store, Turn
 
+from .endpoints import probe_all, put_served
 from .resolve import Resolved, build_cast, build_models, people_of, resolve
 from .scenario import Loaded
-from .stored import find_episode, open_run, printable, stored_setting
+from .stored import find_episode, folder_of, open_run, printable, stored_setting
 
 Told = Callable[[int, int], None]
 """Told (done, total) whenever an episode has ended."""
@@ -129,6 +130,11 @@ class Branching:
 
         return setting
 
+    async def greet(self, resolved: Resolved, branch: str) -> None:
+        """Ask the endpoints what they honour. Raises BadInput where the scenario needs more."""
+        abilities = await probe_all(resolved.loaded, self.models)
+        put_served(self.store, branch, resolved.loaded, abilities)
+
     async def close(self) -> None:
         for model in self.models.values():
             await model.close()
@@ -196,6 +202,7 @@ async def _rejudge(
             found.append(divergence)
 
     try:
+        await work.greet(resolved, branch)
         await play_all(store, watched(), on_end, resolved.loaded.scenario.concurrency)
     finally:
         await work.close()
@@ -229,7 +236,7 @@ def fork_episode(
     with Store.open(url, write=True) as store:
         ((episode, journal),) = store.load(run, [id])
         at = fork_point(journal, at)
-        folder = Path(store.url.removeprefix("sqlite:///")).parent
+        folder = folder_of(store, run)
         work = Branching(store, store.run(run), folder, overrides, whoami(author), reason)
         resolved = work.resolved()
         branch = work.begin("fork", resume, resolved)
@@ -238,6 +245,7 @@ def fork_episode(
             ended: list[Episode] = []
             setting = work.settings(resolved, branch)(episode)
             try:
+                await work.greet(resolved, branch)
                 id = branch_of(episode, branch, at).id or ""
                 known = store.journal(branch, [id])[id]
                 stage = fork(setting, episode, journal, at, branch, known)

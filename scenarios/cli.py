@@ -20,6 +20,8 @@ from . import (  # noqa: F401  # their commands join the app
     cli_lineage,
     cli_new,
     cli_people,
+    cli_plan,
+    cli_store,
     cli_transcripts,
     cli_view,
 )
@@ -41,6 +43,12 @@ def run(
     facts, ok = run_scenario(scenario, tuple(overrides or ()), out, store, resume)
     for alarm in facts["alarms"]:
         print(f"alarm: {alarm}", file=sys.stderr)
+    for lacks in facts["lacks"]:
+        print(f"not honoured by {lacks}", file=sys.stderr)
+    for kept in facts["kept"]:
+        print(f"kept: {kept}", file=sys.stderr)
+    for limit in facts["stopped"]:
+        print(f"stopped: {limit}; loosen `stop`, and --resume goes on", file=sys.stderr)
     if facts["paused"]:
         print("paused: the same `superalign run` with --resume goes on", file=sys.stderr)
     if facts["waiting"]:

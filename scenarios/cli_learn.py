@@ -23,6 +23,9 @@ def sweep(
     seat: Annotated[str | None, typer.Option(help="The seat whose rows teach.")] = None,
     heldout: Annotated[int, typer.Option(min=1, help="Held-out items, answered greedily.")] = 600,
     samples: Annotated[int, typer.Option(min=2, help="Fresh replies that measure the KL.")] = 256,
+    kl: Annotated[
+        float | None, typer.Option(min=0.001, help="Compared at this KL; default: what all reach.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for sweep.json and sweep.svg.")] = None,
     overrides: Set = None,
     store: StoreUrl = None,
@@ -30,10 +33,11 @@ def sweep(
 ) -> None:
     """Compare methods on one run's stored rows, at equal tokens and at equal KL."""
     from .progress import counting
-    from .sweep import Plan, as_text, sweep_run
+    from .sweep import Plan, sweep_run
+    from .sweep_facts import as_text
 
     names = [name.strip() for name in methods.split(",") if name.strip()]
-    plan = Plan(run, names, steps, seeds, points, iteration, seat, heldout, samples)
+    plan = Plan(run, names, steps, seeds, points, iteration, seat, heldout, samples, kl)
     with counting("trainings") as told:
         facts = sweep_run(plan, tuple(overrides or ()), out, store, told)
     show_facts(facts, as_json, lambda f: as_text(f) + (f"\n{out}" if out else ""))

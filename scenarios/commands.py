@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import time
 from itertools import count
 from pathlib import Path
@@ -42,19 +43,28 @@ def run_scenario(
     started = time.monotonic()
     with Store.open(store_url or folder / STORE, write=True) as store, Display() as display:
         experiment = Experiment(folder.name, resolved, store, folder, display)
-        asyncio.run(experiment.go())
+        try:
+            asyncio.run(experiment.go())
+        except BadInput:
+            if not store.count(folder.name) and not store.evaluations(folder.name, 0):
+                shutil.rmtree(folder)  # refused before it did anything: the name is free again
+            raise
         waiting = waits_for_people(store, folder.name) if experiment.parked else 0
-        write_report(store, folder.name, folder)
+        told, _ = write_report(store, folder.name, folder)
         total, failed = store.count(folder.name), store.count(folder.name, "failed")
     facts = {
         "run": folder.name,
-        "store": store_url or str(folder / STORE),
+        "store": store.url.removeprefix("sqlite:///"),
         "folder": str(folder),
         "episodes": total,
         "failed": failed,
         "waiting": waiting,
         "alarms": experiment.alarms,
         "paused": experiment.parked and not waiting,
+        "stopped": experiment.stopped,
+        "kept": experiment.kept,
+        "lacks": experiment.lacks,
+        "price": told["spent"] and told["spent"]["price"],
         "seconds": round(time.monotonic() - started, 1),
     }
     return facts, failed <= resolved.loaded.scenario.limits.failed_share * total
@@ -84,7 +94,9 @@ def _resumed(resolved: Resolved, out: Path) -> Path:
     if not found:
         raise BadInput(f"{out}: no run of {scenario.name!r} to resume; leave --resume out")
     newest = max(found, key=lambda f: int(f.name.rsplit("-", 1)[1]))
-    if json.loads((newest / "scenario.json").read_text()) != scenario.model_dump(mode="json"):
+    begun = json.loads((newest / "scenario.json").read_text())
+    limits = {"stop": None}  # may be loosened
+    if begun | limits != scenario.model_dump(mode="json") | limits:
         raise BadInput(f"{newest}: was another scenario; leave --resume out, or undo the change")
     return newest
 
@@ -129,7 +141,8 @@ def list_things(what: str, run: str | None, store_url: str | None) -> list[dict[
         return [{"name": name} for name in (*world_kinds(), *offered(WORLDS))]
     if what == "learners":
         says = {m: " ".join((config.__doc__ or "").split()) for m, config in CONFIGS.items()}
-        return [{"name": m, "rows": c.kinds[0], "says": says[m]} for m, c in CONFIGS.items()]
+        rows = {method: " or ".join(config.needs()) for method, config in CONFIGS.items()}
+        return [{"name": method, "rows": rows[method], "says": says[method]} for method in CONFIGS]
     if what == "runs":
         return [line for store in stores(store_url) for line in _run_lines(store)]
     if what == "episodes":
@@ -200,19 +213,19 @@ def learn_run(
         seat = seat or Loaded.stored(Path(stored.origin), stored.scenario).scenario.tested
         rows, versions = taught_by(store, name, seat, iteration)
         rows = [row for row in rows if row.kind in config.kinds]
-        if not any(row.kind == config.kinds[0] for row in rows):
-            what = f"no {config.kinds[0]} rows of {seat}, or all of them are retracted"
+        if not any(row.kind in config.needs() for row in rows):
+            what = f"no {' or '.join(config.needs())} rows of {seat}, or all of them are retracted"
             raise BadInput(f"{name}: iteration {iteration} has {what}")
         base = versions[0 if config.from_base else -1]
         out = out or folder / "weights" / f"{config.method}-from-{seat}-{iteration}"
         with Display() as display:
-            step = iter(range(1, config.steps + 1))
+            step, total = count(1), config.steps_in(iteration)
             metrics = LEARNERS[config.method](
                 folder / base.path,
                 rows,
                 config,
                 out,
-                lambda m: display("learn", iteration, next(step), config.steps, dict(m)),
+                lambda m: display("learn", iteration, next(step), total, dict(m)),
             )
     return {"path": str(out), "method": config.method, "rows": len(rows), **metrics}
 
@@ -223,7 +236,7 @@ def report_run(run: str, store_url: str | None) -> tuple[dict[str, Any], Path]:
     with open_run(run, store_url) as (store, name, folder):
         if folder.name != name:  # a branch lies in the store of its parent
             folder = folder / name
-            folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)  # of a server's store it may be elsewhere
         return write_report(store, name, folder)
 
 

@@ -16,7 +16,8 @@ app = typer.Typer(
 
 RUNS, SAID = "Run and learn", "Look at what was said"
 PEOPLE, EXCHANGE, WRITE = "People", "Out and in", "Write a protocol"
-PANELS = (RUNS, SAID, PEOPLE, EXCHANGE, WRITE)
+CARE = "Care of stores and this machine"
+PANELS = (RUNS, SAID, PEOPLE, EXCHANGE, WRITE, CARE)
 """The order in which --help lists the commands."""
 
 Set = Annotated[

@@ -5,8 +5,8 @@
 
 A self-play reward that stays the same says nothing: both sides may be learning, or neither. Down a
 column the matrix shows one version against earlier and later opponents, along a row whether later
-versions do better against one and the same opponent. The least of a column is what the strongest
-known opponent leaves of that version: its exploitability within the pool.
+versions do better against one and the same opponent. Each column's exploitability within the pool
+of all rows says what the hardest of them takes beyond the one that the version trained against.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from superalign.learners.estimates import mean_interval
+from superalign.learners.exploitability import exploited
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Plan, Setting, call_seed
 from superalign.store import BadInput, PolicyVersion, Run, Store, Task
 
 from .archive import spread
 from .branching import Branching, whoami
+from .endpoints import probe_all, put_served
 from .policies import versions_before
 from .resolve import Resolved, build_cast, build_models, people_of, resolve
 from .scenario import Loaded
@@ -58,9 +60,10 @@ class Cell(NamedTuple):
     column: str
     policies: Mapping[str, str]
 
-    @property
-    def tag(self) -> str:
-        return f"{self.row} x {self.column}"
+
+def tag(row: str, column: str) -> str:
+    """How the episodes of a cell are marked."""
+    return f"{row} x {column}"
 
 
 def crossplay_run(
@@ -83,7 +86,7 @@ def crossplay_run(
         branch = work.begin("crossplay", resume, resolved)
         cells = [_cell(store, origin, match, r, c) for r, c in product(*sides)]
         asyncio.run(_play(store, branch, folder, resolved, match, cells, told))
-        facts = matrix(store, branch, match, cells) | {"run": branch, "parent": name}
+        facts = matrix(store, branch, match, sides) | {"run": branch, "parent": name}
         out = out or folder / branch
     _write(facts, out)
     return facts | {"folder": str(out)}
@@ -138,6 +141,7 @@ async def _play(
         told(done, total)
 
     try:
+        put_served(store, branch, resolved.loaded, await probe_all(resolved.loaded, models))
         for n, cell in enumerate(cells):
             speaking = [v for v in versions if v.id in set(cell.policies.values())]
             for version in speaking:
@@ -177,49 +181,49 @@ def _plans(
             iteration=1,
             task=task,
             seed=call_seed(match.seed, f"episode {i}"),
-            tags=(cell.tag,),
+            tags=(tag(cell.row, cell.column),),
         )
 
 
-def matrix(store: Store, branch: str, match: Match, cells: Sequence[Cell]) -> dict[str, Any]:
-    """The mean reward of the column seat in every cell. What is unscored is left out."""
+def matrix(
+    store: Store, branch: str, match: Match, sides: Sequence[Sequence[PolicyVersion]]
+) -> dict[str, Any]:
+    """The mean reward of the column seat in every cell, and the exploitability of every column.
+    What is unscored is left out."""
+    rows, columns = sides
     earned, failed = defaultdict[str, list[float]](list), 0
     for episode in store.episodes(branch):
         failed += episode.status == "failed"
         reward = episode.rewards.get(match.columns)
         if episode.status == "done" and reward is not None:
             earned[episode.tags[0]].append(reward)
-    found = []
-    for cell in cells:
-        mean = mean_interval(earned[cell.tag])
-        told = {"row": cell.row, "column": cell.column, "n": len(earned[cell.tag])}
-        told |= {"reward": mean and mean.value, "ci": mean and mean.ci}
-        found.append(told)
+    cells = []
+    for row, column in product(rows, columns):
+        found = earned[tag(row.id, column.id)]
+        mean = mean_interval(found)
+        told = {"row": row.id, "column": column.id, "n": len(found)}
+        cells.append(told | {"reward": mean and mean.value, "ci": mean and mean.ci})
     return {
-        "rows": {"seat": match.rows, "versions": _once(c.row for c in cells)},
-        "columns": {
-            "seat": match.columns,
-            "versions": list(dict.fromkeys(c.column for c in cells)),
-        },
+        "rows": {"seat": match.rows, "versions": [row.id for row in rows]},
+        "columns": {"seat": match.columns, "versions": [column.id for column in columns]},
         "episodes": match.episodes,
         "failed": failed,
-        "cells": found,
-        "worst": _worst(found),
+        "cells": cells,
+        "exploitability": [_exploitability(rows, column, earned) for column in columns],
     }
 
 
-def _once(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
-
-
-def _worst(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each column's hardest opponent, and what it leaves."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for cell in cells:
-        best = found.get(cell["column"])
-        if cell["reward"] is not None and (best is None or cell["reward"] < best["reward"]):
-            found[cell["column"]] = cell
-    return [dict(cell) for cell in found.values()]
+def _exploitability(
+    rows: Sequence[PolicyVersion], column: PolicyVersion, earned: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """Of a column, within all rows; and the row that leaves it least."""
+    met = [row.id for row in rows if row.iteration < column.iteration] or [rows[0].id]
+    against = {row.id: earned[tag(row.id, column.id)] for row in rows}
+    means = [(sum(some) / len(some), row) for row, some in against.items() if some]
+    hardest = min(means)[1] if means else None
+    taken = exploited(against, met[-1])
+    told = {"column": column.id, "trained_against": met[-1], "hardest": hardest}
+    return told | {"value": taken and taken.value, "ci": taken and taken.ci}
 
 
 def _write(facts: Mapping[str, Any], out: Path) -> None:
@@ -245,9 +249,14 @@ def as_text(facts: Mapping[str, Any]) -> str:
             half = (high - low) / 2
             line[column] = "" if cell["ci"] is None else f"{cell['reward']:.3f} ±{half:.3f}"
         rows.append(line)
-    hardest = [
-        f"{w['column']}: {w['reward']:.3f} against {w['row']}, its hardest opponent"
-        for w in facts["worst"]
-    ]
+    taken = [_line(found) for found in facts["exploitability"]]
     head = f"mean reward of {facts['columns']['seat']}, {facts['episodes']} episodes a cell"
-    return "\n".join([head, table(rows), *hardest])
+    return "\n".join([head, table(rows), *taken])
+
+
+def _line(found: Mapping[str, Any]) -> str:
+    what = f"{found['column']}, trained against {found['trained_against']}: exploitability"
+    if found["value"] is None:
+        return f"{what} not known, for want of episodes"
+    ends = "" if found["ci"] is None else " ({:.3f} to {:.3f})".format(*found["ci"])
+    return f"{what} {found['value']:.3f}{ends}, hardest {found['hardest']}"

@@ -65,7 +65,7 @@ def _trl(store: Store, run: str, path: Path, folder: Path, licence: str) -> dict
     rows, stored = [r for r in store.rows(run) if r.id not in retracted], store.run(run)
     if not rows:
         raise BadInput(f"{run}: it has no rows to export")
-    base = next((v for v in store.versions(run) if v.method == "base"), None)
+    base = next((v for v in store.versions(run) if v.method == "base" and v.path), None)
     card = {
         "license": licence,
         "run": run,
@@ -94,7 +94,7 @@ def import_jsonl(path: Path | None, store_url: str | None) -> dict[str, Any]:
         runs = [run.id for run in store.runs()]
         _, damaged = verify(store)
     return {
-        "store": store_url,
+        "store": store.url.removeprefix("sqlite:///"),
         "runs": runs,
         "rows": sum(read.values()),
         "tables": read,
@@ -126,7 +126,7 @@ def import_nyu_debate(path: Path | None, store_url: str | None) -> dict[str, Any
         store.put_scores(scores)
     return {
         "run": folder.name,
-        "store": store_url or str(folder / STORE),
+        "store": store.url.removeprefix("sqlite:///"),
         "folder": str(folder),
         "episodes": len(episodes),
         "failed": sum(episode.status == "failed" for episode in episodes),

@@ -7,7 +7,6 @@ where it stopped. What an iteration plays follows from the store alone, never fr
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,21 +16,19 @@ from typing import Any
 
 import superalign
 from superalign.agents import Model, Request, Sampling, complete
-from superalign.learners import FlipRates, measure_flips
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Plan, Setting, call_seed
-from superalign.store import Case, Episode, Evaluation, Label, PolicyVersion, Run, Store, Task
-from superalign.store.labels import LabelBook
+from superalign.store import Episode, Evaluation, Label, PolicyVersion, Run, Store, Task
 
 from .archive import Archive, spread
-from .choosing import Chosen, choose, control, simulate
+from .asking import Asking
+from .endpoints import probe_all, put_served
 from .exam import asked, untold
 from .items import SWAPPED, swapped
-from .labelling import label_case, labels_of, open_cases
 from .policies import drawn, due, newest, pools
 from .resolve import Resolved, build_cast, build_models, people_of, weights_folder
 from .scenario import TransformersEngine
-from .updating import Progress, Updating
+from .updating import KEPT, Progress, Updating
 from .watching import Watch
 
 
@@ -49,6 +46,12 @@ class Experiment:
     """Trained versions that the engines hold."""
     alarms: list[str] = field(default_factory=list)
     """What fired last."""
+    stopped: list[str] = field(default_factory=list)
+    """The limits that ended it: it goes on when they are loosened."""
+    kept: list[str] = field(default_factory=list)
+    """Updates that were none, for want of rows."""
+    lacks: list[str] = field(default_factory=list)
+    """What endpoints accept and do not honour."""
     failed: int = 0
     parked: bool = False
     """Whether it stopped because people are wanted: to go on, answer and run it again."""
@@ -57,18 +60,28 @@ class Experiment:
     def watch(self) -> Watch:
         return Watch(self.run, self.store, self.folder, self.resolved.loaded.scenario)
 
+    @cached_property
+    def asking(self) -> Asking:
+        return Asking(self.run, self.resolved.loaded.scenario, self.store)
+
     async def go(self) -> None:
-        """Run every iteration, from what the store already holds, until people are wanted."""
+        """Run every iteration, from what the store already holds, until people are wanted or a
+        limit is passed."""
         scenario = self.resolved.loaded.scenario
-        self._begin()
+        self._check_swap()
         people = people_of(self.resolved, self.store.url, self.run)
         self.models = build_models(self.resolved, people=people)
         try:
+            abilities = await probe_all(self.resolved.loaded, self.models)
+            lacking = ((name, able.lacks) for name, able in abilities.items() if able.lacks)
+            self.lacks = [f"{name}: {', '.join(lacks)}" for name, lacks in lacking]
+            self._begin()
+            put_served(self.store, self.run, self.resolved.loaded, abilities)
             await self._evaluate(0)
             for iteration in range(1, scenario.iterations + 1):
                 if not scenario.learning or self._left(iteration):
                     await self._iterate(iteration)
-                if self.parked:
+                if self.parked or self.stopped:
                     return
                 if scenario.learning:
                     await self._evaluate(iteration)
@@ -83,19 +96,22 @@ class Experiment:
             return
         stored = self.store.episodes(self.run, iteration=iteration)
         episodes = [episode for episode in stored if episode.status == "done"]
-        labels = self._label(iteration, episodes)
-        if not self.parked and self.resolved.loaded.scenario.learning:
+        scenario, labels = self.resolved.loaded.scenario, self.asking.labels(iteration, episodes)
+        if labels is not None and scenario.learning:
             labels = self._heed(iteration, episodes, labels)
-        if self.parked:
+        self.parked = labels is None
+        if labels is None or self.stopped:
             return
-        flips, scenario = self._flips(), self.resolved.loaded.scenario
+        flips = self.asking.flips(iteration)
         update = Updating(self.run, self.resolved, self.store, self.folder, self.progress)
         seats = due(scenario, iteration) or [self._seat]
         rows = {seat: update.rows(iteration, seat, episodes, labels, flips) for seat in seats}
         for found in rows.values():
             self.store.put_rows(self.run, found)
         for seat in self._left(iteration):
-            await update.learn(iteration, seat, rows[seat], flips)
+            version = await update.learn(iteration, seat, rows[seat], flips)
+            if version.method == KEPT:
+                self.kept.append(f"{version.id} is {version.parent}: it had no rows to learn from")
 
     # What is known at the start.
 
@@ -131,6 +147,17 @@ class Experiment:
                 self.store.put_version(self.run, base)
 
     @property
+    def _attacked(self) -> bool:
+        """Whether an attacker writes the questions, cell by cell."""
+        return bool(self.resolved.world.cells) and "attacker" in self.resolved.protocol.seats
+
+    def _check_swap(self) -> None:
+        """Raises BadInput."""
+        if self._attacked and self.resolved.loaded.scenario.swap:
+            what = "the attacker writes the questions, which have no choices"
+            raise self.resolved.loaded.error(("swap",), f"{what}; leave swap out")
+
+    @property
     def _seat(self) -> str:
         """The seat that is tested and that people label."""
         return self.resolved.loaded.scenario.tested
@@ -164,10 +191,7 @@ class Experiment:
 
     async def _play(self, iteration: int) -> None:
         scenario = self.resolved.loaded.scenario
-        if self.resolved.world.cells and "attacker" in self.resolved.protocol.seats:
-            if scenario.swap:
-                what = "the attacker writes the questions, which have no choices"
-                raise self.resolved.loaded.error(("swap",), f"{what}; leave swap out")
+        if self._attacked:
             explore = round(scenario.episodes * scenario.attack.explore)
             cells = spread(self.resolved.world.cells, explore)
             await self._wave(iteration, self._attacks(iteration, cells, 0, "explore"))
@@ -247,108 +271,25 @@ class Experiment:
         for policies, some in groupby(sorted(seated, key=lambda s: s[0]), key=lambda s: s[0]):
             yield dict(policies), [plan for _, plan in some]
 
-    # Labels and rows.
+    # What has gone wrong.
 
-    def _label(self, iteration: int, episodes: list[Episode]) -> list[Label]:
-        """Labels of this iteration: of people, of a simulated human, or of the control's oracle.
-
-        Where people have yet to answer there are none, and the run is parked.
-        """
+    def _heed(
+        self, iteration: int, episodes: list[Episode], labels: list[Label]
+    ) -> list[Label] | None:
+        """Look at the panel. A limit that was passed ends the run. An alarm that pauses parks it
+        once, for as many more labels as an iteration has; None until people have given them."""
         scenario = self.resolved.loaded.scenario
-        labels, human = scenario.labels, scenario.labels.human
-        if labels.control == "oracle":
-            return control(episodes)
-        mine = {e.id for e in episodes}
-        done = [label for label in self.store.labels(self.run) if label.episode in mine]
-        if done or human is None:
-            return done
-        if human.source == "person":
-            fresh = self._ask_people(iteration, episodes)
-        else:
-            rng = self._label_rng(iteration)
-            fresh = list(simulate(self._choose(iteration, episodes, rng), human.noise, rng))
-        self.store.put_labels(fresh)
-        return fresh
-
-    def _heed(self, iteration: int, episodes: list[Episode], labels: list[Label]) -> list[Label]:
-        """Look at the panel. An alarm that pauses parks the run once, for as many more labels as
-        an iteration has, on answers drawn at random; they join `labels`."""
-        scenario = self.resolved.loaded.scenario
-        fired = self.watch.look(iteration)
+        fired, passed = self.watch.look(iteration)
+        self.stopped = [str(limit) for limit in passed]
         if not fired:
             return labels
         is_new, human = self.watch.is_new(iteration, fired), scenario.labels.human
         self.alarms = [str(alarm) for alarm in fired]
-        if scenario.alarms == "tell":
+        if scenario.alarms == "tell" or self.stopped:
             return labels
         if human is None or human.source != "person":
-            self.parked = is_new
-            return labels
-        seen = {(label.episode, label.turn) for label in labels}
-        left = [c for c in self._label_cases(episodes) if (c.episode, c.turn) not in seen]
-        if is_new:
-            quota = max(1, human.budget // scenario.iterations)
-            human = human.model_copy(update={"policy": "random"})
-            rng = random.Random(call_seed(scenario.seed, f"alarm {iteration}"))
-            asked = seen | {(case.episode, case.turn) for case in left}
-            more = choose(episodes, human, len(asked) + quota, rng, self._flips(), self._seat)
-            fresh = [c for c in more if (c[0].episode.id, c[0].answer.key) not in asked][:quota]
-            left += self._open(fresh)
-        book = LabelBook.beside(self.store.url)
-        if any(case in left for case in open_cases(self.store, book, self.run)):
-            self.parked = True
-            return labels
-        fresh = labels_of(left, book.answers(self.run))
-        self.store.put_labels(fresh)
-        return labels + fresh
-
-    def _choose(self, iteration: int, episodes: list[Episode], rng: random.Random) -> list[Chosen]:
-        """This iteration's share of the budget, spent by the policy on what is known so far."""
-        scenario, human = self.resolved.loaded.scenario, self.resolved.loaded.scenario.labels.human
-        assert human is not None
-        quota = human.budget * iteration // scenario.iterations
-        quota -= human.budget * (iteration - 1) // scenario.iterations
-        return choose(episodes, human, quota, rng, self._flips(), self._seat)
-
-    def _label_rng(self, iteration: int) -> random.Random:
-        return random.Random(call_seed(self.resolved.loaded.scenario.seed, f"labels {iteration}"))
-
-    def _ask_people(self, iteration: int, episodes: list[Episode]) -> list[Label]:
-        """Labels of every case of this iteration, chosen once; none until all are answered."""
-        book, asked = LabelBook.beside(self.store.url), self._label_cases(episodes)
-        if not asked:
-            rng = self._label_rng(iteration)
-            asked = self._open(self._choose(iteration, episodes, rng))
-        if any(case.kind == "label" for case in open_cases(self.store, book, self.run)):
-            self.parked = True
-            return []
-        return labels_of(asked, book.answers(self.run))
-
-    def _label_cases(self, episodes: list[Episode]) -> list[Case]:
-        mine = {e.id for e in episodes}
-        return [c for c in self.store.cases(self.run) if c.kind == "label" and c.episode in mine]
-
-    def _open(self, chosen: Iterable[Chosen]) -> list[Case]:
-        """Lay answers before people."""
-        cases = []
-        for (episode, critique), why, raters in chosen:
-            case, shown = label_case(episode, episode.turn(critique.about), why, raters)
-            for message in shown:
-                self.store.put_message(message, message.hash)
-            cases.append(case)
-        self.store.put_cases(cases)
-        return cases
-
-    def _flips(self) -> FlipRates:
-        """The critic's error rates from every audit so far: the critic does not change."""
-        human, past = self.resolved.loaded.scenario.labels.human, self.store.labels(self.run)
-        audited = sorted({label.episode for label in past})
-        return measure_flips(
-            self.store.episodes(self.run, ids=audited),
-            past,
-            self._seat,
-            human=human.noise if human else 0.0,
-        )
+            return None if is_new else labels
+        return self.asking.more(iteration, episodes, labels, ask=is_new)
 
     # Evaluate.
 
@@ -389,7 +330,8 @@ class Experiment:
                 cell=task.question.topic,
                 text=completion.text,
                 correct=world.correct(question, completion.text),
-                tokens=len(completion.token_ids or ()),
+                tokens=completion.completion_tokens or 0,
+                attempts=completion.attempts,
             )
 
         found = await asyncio.gather(*map(one, tasks))

@@ -59,7 +59,7 @@ def versions_before(store: Store, run: str, seat: str, iteration: int) -> list[P
     stored = store.versions(run)
     base = store.run(run).scenario["cast"][seat]["model"]
     made = [v for v in stored if v.seat == seat and v.parent and v.iteration < iteration]
-    return [v for v in stored if v.id == base] + made
+    return [v for v in stored if v.id == base and v.path] + made
 
 
 def taught_by(

@@ -29,6 +29,7 @@ from superalign.store.tables import Rows
 from .headline import headline
 from .labelling import agreement
 from .plots import FORMATS, at, plots
+from .spent import spent_facts
 from .statistics import Confusion, Paired, distinct_share
 from .watching import alarm_facts
 
@@ -75,7 +76,7 @@ class Play:
         for turn in episode.turns:
             self.n["calls"] += 1
             self.n["prompt_tokens"] += turn.prompt_tokens
-            self.n["completion_tokens"] += len(turn.token_ids or ())
+            self.n["completion_tokens"] += turn.completion_tokens or 0
             self.began = min(self.began, turn.at - turn.seconds)
             self.ended = max(self.ended, turn.at)
         if episode.status == "done" and episode.verdict is not None:
@@ -232,7 +233,7 @@ def report_facts(store: Store, run: str) -> dict[str, Any]:
     facts |= _run_facts(stored, versions)
     facts |= {"complete": _is_complete(stored.scenario, iterations)}
     facts |= {"label_agreement": agreement(store.labels(run))}
-    facts |= {"alarms": alarm_facts(store, run, _tested(stored))}
+    facts |= {"alarms": alarm_facts(store, run, _tested(stored)), "spent": spent_facts(store, run)}
     return _json_safe(facts | {"headline": headline(facts), "examples": [*examples.values()]})
 
 

@@ -27,6 +27,8 @@ from superalign.store.errors import BadInput
 from superalign.store.labels import LabelBook
 from superalign.store.records import Source
 
+from .endpoints import address_of, build_openai
+from .engines import OpenAIEngine
 from .extension import EngineKind
 from .scenario import (
     Engine,
@@ -165,7 +167,7 @@ def _check_learning(loaded: Loaded) -> None:
             raise loaded.error(("learn",), what)
         engine = scenario.models[scenario.cast[seat].model]
         if not isinstance(engine, TransformersEngine):
-            what = f"a {engine.engine} model has no weights to update; use a transformers model"
+            what = f"{engine.engine} models have no weights to update; use a transformers model"
             raise loaded.error(("cast", seat, "model"), what)
     tested = scenario.cast.get(scenario.tested)
     is_person = tested and isinstance(scenario.models[tested.model], HumanEngine)
@@ -198,6 +200,8 @@ def _check_engine(loaded: Loaded, name: str, engine: Engine) -> None:
     where = ("models", name)
     if isinstance(engine, TransformersEngine):
         weights_folder(loaded, name, engine)
+    if isinstance(engine, OpenAIEngine) and loaded.source is not None:
+        address_of(loaded, name, engine)  # of a stored scenario, once its models are built
     if not isinstance(engine, ScriptedEngine):
         return
     ways = [way for way in ("replies", "function", "play") if getattr(engine, way) is not None]
@@ -245,6 +249,7 @@ def build_models(
     `people` is the labels file, and the run in it, where human seats find their answers.
     """
     scenario, models = resolved.loaded.scenario, {}
+    endpoints: dict[Any, Any] = {}
     speaking = {m.model for seat, m in scenario.cast.items() if seats is None or seat in seats}
     for name in dict.fromkeys(member.model for member in scenario.cast.values()):
         engine, live = scenario.models[name], name in speaking
@@ -256,6 +261,10 @@ def build_models(
             if live and people is None:
                 raise BadInput(f"models.{name}: no person can be asked here; name another model")
             models[name] = Human(name, *people) if live and people else Scripted(["-"], name, plain)
+            continue
+        if isinstance(engine, OpenAIEngine):
+            mute = Scripted(["-"], name, chat)
+            models[name] = build_openai(resolved.loaded, name, engine, endpoints) if live else mute
             continue
         kind: Any = engine
         if isinstance(kind, EngineKind):
@@ -335,7 +344,8 @@ def oracle(world: World) -> Any:
     def reply(request: Request) -> str:
         ask, question = request.view.ask, request.view.question
         if ask.kind == "choice":
-            return str(question.choices.index(world.truth(question)))
+            truth = world.truth(question)
+            return str(question.choices.index(truth)) if question.choices else truth
         if ask.kind != "critique":
             raise ValueError(f"the oracle writes critiques and choices, not {ask.kind!r}")
         fault = world.fault(question, ask.about[0].text)

@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from superalign.learners.config import CONFIGS, AnyLearnConfig, LearnConfig
+from superalign.learners.stopping import StopRules
 from superalign.protocols.setting import Limits
 from superalign.store.errors import BadInput
 from superalign.store.records import Record, digest
 
+from .engines import OpenAIEngine
 from .extension import extended
 from .world_kinds import WorldChoice
 from .yaml_source import Loc, Source, apply_override, parse_override
@@ -61,7 +63,9 @@ class HumanEngine(Record):
     engine: Literal["human"]
 
 
-Engine = Annotated[TransformersEngine | ScriptedEngine | HumanEngine, Field(discriminator="engine")]
+Engine = Annotated[
+    TransformersEngine | OpenAIEngine | ScriptedEngine | HumanEngine, Field(discriminator="engine")
+]
 
 
 class ProtocolChoice(Record):
@@ -169,6 +173,8 @@ class Scenario(Record):
     alarms: Literal["tell", "pause"] = "tell"
     """What follows when diversity, audits, held-out accuracy, the critic or play against frozen
     opponents have fallen: it is told, or the run stops before it learns, and asks for labels."""
+    stop: StopRules = StopRules()
+    """Limits on the tested seat's diversity and exploitability at which the run ends."""
     evaluate: Evaluate | None = None
     limits: Limits = Limits()
     concurrency: int = Field(default=256, ge=1, le=4096)
@@ -226,6 +232,7 @@ class Loaded:
         except ValidationError as error:
             raise self._explain(error, grammar) from None
         self._check_swap()
+        self._check_stop()
         return self
 
     def _check_swap(self) -> None:
@@ -240,6 +247,20 @@ class Loaded:
             if isinstance(engine, ScriptedEngine) and engine.play == "recording":
                 what = f"{name} plays recordings, which were made in one order of the choices"
                 raise self.error(("swap",), f"{what}; leave swap out")
+
+    def _check_stop(self) -> None:
+        """Refuse limits on what is never measured. Raises BadInput."""
+        scenario = self.scenario
+        learning = sum(member.learn for member in scenario.cast.values())
+        for name in scenario.stop.limits:
+            if not learning:
+                what = "nothing learns, so nothing would stop"
+                raise self.error(("stop", name), f"{what}; leave it out, or let a seat learn")
+        if scenario.stop.exploitability is None:
+            return
+        if learning < 2 or scenario.opponents < 2:
+            what = "only one version of an opponent is met; let a second seat learn, and"
+            raise self.error(("stop", "exploitability"), f"{what} set opponents to 2 or more")
 
     @cached_property
     def folder(self) -> Path:
@@ -284,7 +305,8 @@ class Loaded:
         if first["type"] == "union_tag_not_found":
             key = TAG_OF.get(str(loc[0]), "kind")
             return self.error(loc, f"{key} is missing; add `{key}: …` here")
-        got = "" if isinstance(first["input"], dict | list) else f"; got {first['input']!r}"
+        hide = last == "api_key_env" or isinstance(first["input"], dict | list)
+        got = "" if hide else f"; got {first['input']!r}"  # it may be the key itself
         return self.error(loc, f"{what[0].lower()}{what[1:]}{got}; see docs/scenarios.md")
 
 

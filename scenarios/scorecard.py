@@ -70,8 +70,8 @@ class Arm:
         for turn in turns:
             self.count["calls"] += 1
             self.count["prompt_tokens"] += turn.prompt_tokens
-            self.count["completion_tokens"] += len(turn.token_ids or ())
-            self.count["untold"] += turn.token_ids is None and turn.source == "ai"
+            self.count["completion_tokens"] += turn.completion_tokens or 0
+            self.count["untold"] += turn.completion_tokens is None and turn.source == "ai"
 
     def close(self) -> Arm:
         """Score every item, once all episodes are read."""

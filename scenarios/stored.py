@@ -10,6 +10,7 @@ from pathlib import Path
 
 from superalign.protocols.setting import Setting
 from superalign.store import BadInput, Store, StoreError
+from superalign.store.database import file_of, parsed
 
 from .resolve import build_cast, build_models, resolve
 from .scenario import Loaded
@@ -44,13 +45,12 @@ class open_run:
         if store_url is None and self.folder is None:
             known = ", ".join(f.parent.name for f in sorted(RUNS.glob(f"*/{STORE}"))) or "none"
             raise BadInput(f"{run}: no such run below {RUNS}/; there are {known}")
-        self.folder = self.folder or RUNS / self.run
-        self.store = Store.open(store_url or self.folder / STORE, write=write)
+        self.store = Store.open(store_url or f"{self.folder}/{STORE}", write=write)
 
     def __enter__(self) -> tuple[Store, str, Path]:
-        assert self.folder is not None
         self.store.run(self.run)  # raises when the store does not hold it
-        return self.store, self.run, self.folder
+        folder = self.folder or _own_folder(self.store, self.run)
+        return self.store, self.run, folder
 
     def __exit__(self, *_: object) -> None:
         self.store.close()
@@ -71,8 +71,21 @@ def _folder(run: str) -> Path | None:
             return folder
     for store in stores(None):
         if run in {found.id for found in store.runs()}:
-            return Path(store.url.removeprefix("sqlite:///")).parent
+            return folder_of(store, run)
     return None
+
+
+def folder_of(store: Store, run: str) -> Path:
+    """The folder in which a run's weights lie: that of its store, where this is a file."""
+    path = file_of(parsed(store.url))
+    return path.parent if path is not None else _own_folder(store, run)
+
+
+def _own_folder(store: Store, run: str) -> Path:
+    """The folder that a run was given below runs/; that of its parent, if it has one."""
+    while (parent := store.run(run).parent) is not None:
+        run = parent
+    return RUNS / run
 
 
 def find_episode(ref: str, store_url: str | None) -> tuple[str, str, str]:

@@ -1,8 +1,9 @@
 """An iteration's second half: episodes and labels -> rows of every learning seat -> new versions.
 
 A protocol's own rule comes first. Where it has none, or makes no rows of this seat, a seat that
-answers gets the rows that critics and labels say (learners/rows.py), and any other seat those of
-what it earned (learners/by_score.py).
+answers gets the rows that critics and labels say (learners/rows.py), a seat that criticised
+labelled answers those of whether it agrees (learners/critics.py), and any other seat those of what
+it earned (learners/by_score.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from superalign.learners import LEARNERS, FlipRates
 from superalign.learners.by_score import by_score, scored
+from superalign.learners.critics import critic_rows
 from superalign.learners.rows import ANSWERS
 from superalign.learners.rows import rows as rows_of
 from superalign.protocols import Protocol
@@ -30,6 +32,9 @@ from .resolve import Resolved
 Event = Literal["play", "learn", "evaluate"]
 Progress = Callable[[Event, int, int, int, dict[str, Any]], None]
 """Told (what, iteration, done, total, facts) whenever something has moved."""
+
+KEPT = "none"
+"""Method of a version that is its parent under another name."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,19 @@ class Updating:
             if found:
                 return found
         control = scenario.labels.control is not None
-        if not answers(seat, episodes):
-            if seat not in scenario.learning:  # what it earned teaches nobody
-                return []
-            by_truth = asks_truth(self.resolved.protocol, seat, episodes)
-            turns = scored(episodes, seat, by_truth)
-            return by_score(turns, prompt_of=prompt_of, control=control)
         by_episode: dict[str, list[Label]] = {}
         for label in labels:
             by_episode.setdefault(label.episode, []).append(label)
+        if not answers(seat, episodes):
+            if seat not in scenario.learning:  # what it earned teaches nobody
+                return []
+            told = [(episode, by_episode.get(episode.id, ())) for episode in episodes]
+            given = {"prompt_of": prompt_of, "flips": flips}
+            if found := [r for e, some in told for r in critic_rows(e, seat, labels=some, **given)]:
+                return found
+            by_truth = asks_truth(self.resolved.protocol, seat, episodes)
+            turns = scored(episodes, seat, by_truth)
+            return by_score(turns, prompt_of=prompt_of, control=control)
         rows = []
         for episode in episodes:
             exact = episode.facts.get("correct", {}) if control else {}
@@ -96,22 +105,26 @@ class Updating:
     async def learn(
         self, iteration: int, seat: str, rows: Sequence[Row], flips: FlipRates
     ) -> PolicyVersion:
-        """One update of a seat, stored as a new policy version."""
+        """One update of a seat, stored as a new policy version. Without rows that its method
+        learns from, the seat keeps its last one, under the new name."""
         scenario, name = self.resolved.loaded.scenario, f"{seat}-{iteration}"
         config = scenario.learning[seat]
         chosen = [r for r in standing(self.store, self.run, rows) if r.kind in config.kinds]
         config = config.model_copy(update={"seed": call_seed(config.seed, name) % 2**31})
         first = scenario.cast[seat].model
-        start = first if config.from_base else newest(scenario, iteration - 1)[seat]
-        parent = next(v for v in self.store.versions(self.run) if v.id == start)
+        last = newest(scenario, iteration - 1)[seat]
+        held = {v.id: v for v in self.store.versions(self.run)}
+        if not any(row.kind in config.needs() for row in chosen):
+            return self._keep(iteration, seat, held[last])
+        parent = held[first if config.from_base else last]
         out = self.folder / "weights" / name
         shutil.rmtree(out, ignore_errors=True)  # what a killed update left
-        step = 0
+        step, total = 0, config.steps_in(iteration)
 
         def progress(metrics: Mapping[str, float]) -> None:
             nonlocal step
             step += 1
-            self.progress("learn", iteration, step, config.steps, dict(metrics))
+            self.progress("learn", iteration, step, total, dict(metrics))
 
         base = self.folder / parent.path  # an absolute path stays as it is
         learn = LEARNERS[config.method]
@@ -128,6 +141,13 @@ class Updating:
             metrics={**metrics, "rows": len(chosen), "flips": flips.model_dump()},
         )
         self.store.put_version(self.run, version, chosen)
+        return version
+
+    def _keep(self, iteration: int, seat: str, last: PolicyVersion) -> PolicyVersion:
+        name = f"{seat}-{iteration}"
+        kept = {"id": name, "seat": seat, "parent": last.id, "method": KEPT, "iteration": iteration}
+        version = PolicyVersion(**kept, config={}, rows=None, path=last.path)
+        self.store.put_version(self.run, version)
         return version
 
 

@@ -62,7 +62,7 @@ def drawn(episode: Episode, run: Run, stops: Sequence[Stop]) -> str:
 
 def cost(episode: Episode) -> dict[str, Any]:
     turns = episode.turns
-    known = [len(turn.token_ids) for turn in turns if turn.token_ids is not None]
+    known = [told for turn in turns if (told := turn.completion_tokens) is not None]
     return {
         "calls": len(turns),
         "prompt_tokens": sum(turn.prompt_tokens for turn in turns) or None,

@@ -112,6 +112,11 @@ class Library:
         self._shelves: dict[Path, tuple[tuple[int, int], Shelf]] = {}
         self._lock = threading.Lock()
         for path in self.paths:
+            if ":/" in str(path):  # the rest of it may hold a password
+                what = "the viewer wants files: it searches with SQLite. Of another database export"
+                raise BadInput(
+                    f"{what} a run of it as jsonl, import it with --store FILE, view FILE"
+                )
             self._shelf(path)  # raises when there is none
 
     def shelves(self) -> list[Shelf]:

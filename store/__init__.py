@@ -11,6 +11,7 @@ from .errors import (
     Unreadable,
 )
 from .records import (
+    Attempt,
     Case,
     Critique,
     Episode,
@@ -30,6 +31,7 @@ from .records import (
 from .store import Entry, Store
 
 __all__ = [
+    "Attempt",
     "BadInput",
     "Case",
     "Critique",

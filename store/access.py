@@ -13,9 +13,11 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import SQLModel
 
-from .database import Codec, close_database, core, open_database
+from .database import Codec, core
 from .errors import StoreError
 from .records import Record
+from .schema import open_database
+from .writers import Writer
 
 BATCH_ROWS = 512
 BATCH_SECONDS = 0.05
@@ -26,9 +28,9 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 class Access:
     """A database of our schema, by tables and rows. `Store` adds what the rows mean."""
 
-    def __init__(self, engine: Engine, lock: int | None) -> None:
+    def __init__(self, engine: Engine, writer: Writer) -> None:
         self._engine = engine
-        self._lock = lock
+        self._writer = writer
         self._pending: dict[type[SQLModel], list[tuple[Any, ...]]] = defaultdict(list)
         self._count = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -39,8 +41,9 @@ class Access:
     def open(cls, url: str | Path, *, write: bool = False) -> Self:
         """Open a store by path or SQLAlchemy URL.
 
-        For writing it is created when missing and locked against a second writer; for reading it
-        must exist. Raises BadInput when there is none, StoreError when locked or not understood.
+        For writing it is created when missing, and locked against a second writer: an SQLite file
+        at once, on PostgreSQL each run with its first row. For reading it must exist. Raises
+        BadInput when there is none, StoreError when locked or not understood.
         """
         return cls(*open_database(str(url), write))
 
@@ -55,8 +58,7 @@ class Access:
         try:
             self.flush()
         finally:
-            close_database(self._engine, self._lock)
-            self._lock = None
+            self._writer.close()
 
     # Writing: everything is put in order and committed in groups.
 
@@ -65,7 +67,7 @@ class Access:
 
         Rows put between two awaits reach the disk together.
         """
-        values = self._codec(table).pack(row)
+        values = self.codec(table).pack(row)
         self._queue(table, values)
         return values[-1]
 
@@ -80,7 +82,8 @@ class Access:
             self._timer.cancel()
             self._timer = asyncio.get_running_loop().call_later(0, self._flush_quietly)
 
-    def _codec(self, table: type[SQLModel]) -> Codec:
+    def codec(self, table: type[SQLModel]) -> Codec:
+        """How rows of a table are packed."""
         if table not in self._codecs:
             self._codecs[table] = Codec(core(table), self._engine.dialect)
         return self._codecs[table]
@@ -121,12 +124,13 @@ class Access:
         if not self._count:
             return
         try:
-            with self._engine.begin() as db:
+            with self._writer.begin(self._pending) as db:
                 for table, rows in self._pending.items():
-                    used = self._codec(table)
-                    db.exec_driver_sql(used.statement, [used.bound(row) for row in rows])
-        except DatabaseError as error:
-            failure = StoreError(f"{self._engine.url}: cannot write: {error.orig}")
+                    used = self.codec(table)
+                    db.exec_driver_sql(used.statement, used.all_bound(rows))
+        except (DatabaseError, StoreError) as error:
+            what = f"{self._engine.url}: cannot write: {getattr(error, 'orig', '')}"
+            failure = error if isinstance(error, StoreError) else StoreError(what)
             self._tell(failure)
             raise failure from error
         self._pending.clear()
@@ -143,16 +147,18 @@ class Access:
 
     @property
     def url(self) -> str:
+        """Its URL, without a password. This process can open it again."""
         return str(self._engine.url)
 
     def connect(self) -> Connection:
         """A plain connection, for questions that no method answers."""
         return self._engine.connect()
 
-    def raw(self, table: type[SQLModel], *where: Any, order: Any = None) -> list[tuple[Any, ...]]:
+    def raw(
+        self, table: type[SQLModel], *where: Any, order: Iterable[Any] = ()
+    ) -> list[tuple[Any, ...]]:
         """The rows of a table as they lie there, the hash of each last."""
-        query = select(core(table)).where(*where)
-        query = query if order is None else query.order_by(order)
+        query = select(core(table)).where(*where).order_by(*order)
         try:
             with self.connect() as db:
                 return [tuple(row) for row in db.execute(query)]
@@ -182,8 +188,12 @@ class Access:
     def _records(
         self, record: type[AnyRecord], table: type[SQLModel], *where: Any, order: Any = None
     ) -> list[AnyRecord]:
-        """Records of the rows that match, without the columns that say where each lies."""
-        unpack = self._codec(table).unpack
+        """Records of the rows that match, without the columns that say where each lies.
+
+        Rows of equal `order` come in that of their keys, whatever the database.
+        """
+        unpack, keys = self.codec(table).unpack, core(table).primary_key.columns
+        order = keys if order is None else (order, *keys)
         return [strip(record, unpack(row)) for row in self.raw(table, *where, order=order)]
 
 

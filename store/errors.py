@@ -1,5 +1,12 @@
 """What can go wrong, named by the boundary that was crossed. User code raises plain errors."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .records import Attempt
+
 
 class SuperalignError(Exception):
     """Base of every error that superalign raises on purpose."""
@@ -14,7 +21,11 @@ class StoreError(SuperalignError):
 
 
 class ModelError(SuperalignError):
-    """A model call that failed for good."""
+    """A model call that failed for good, and the attempts of it where there were several."""
+
+    def __init__(self, message: str, attempts: tuple[Attempt, ...] = ()) -> None:
+        super().__init__(message)
+        self.attempts = attempts
 
 
 class Unreadable(SuperalignError):

@@ -176,7 +176,7 @@ def _events(
 def _model_event(turn: Turn, span: str, given: list[dict[str, Any]]) -> dict[str, Any]:
     stop = "stop" if turn.finish == "stop" else "max_tokens"
     said = [] if turn.error else [{"message": _said(turn), "stop_reason": stop}]
-    tokens = len(turn.token_ids or ())
+    tokens = turn.completion_tokens or 0
     usage = {"input_tokens": turn.prompt_tokens, "output_tokens": tokens}
     return {
         "uuid": digest(span, "model"),

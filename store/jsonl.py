@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from . import tables
-from .database import Codec, core, intact
+from .database import Codec, core
 from .errors import BadInput, StoreError
 from .records import (
     Case,
@@ -237,6 +237,6 @@ def _packed(
             place = ".".join(map(str, first["loc"]))
             raise lines.error(f"{core(table).name}: {place}: {first['msg']}") from None
     values = codec.pack(row)
-    if values[-1] != row[hashed] or not intact(values):
+    if values[-1] != row[hashed] or not codec.intact(values):
         raise lines.error(f"{core(table).name}: was altered: its hash says otherwise")
     return values

@@ -1,35 +1,63 @@
 """The labels file: what people have said of cases, in an SQLite file beside the store.
 
 A run locks its store against other writers. People answer while it plays, and several at once, so
-their words lie beside it, where the run reads them. The file is append-only: to take something back
-is one more mark.
+their words lie beside it, where the run reads them. On PostgreSQL, which takes several writers,
+they lie in a table of the store's own database. All is append-only: to take something back is one
+more mark.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
+from sqlalchemy import (
+    REAL,
+    URL,
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    NullPool,
+    Table,
+    Text,
+    create_engine,
+    inspect,
+    select,
+)
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.schema import CreateIndex, CreateTable
 
+from .database import file_of, parsed
 from .errors import BadInput, StoreError
 from .records import Record, digest
+from .writers import wait_for
 
 VERSION = 1
 """Of the file's one table. A file of another version is refused, not guessed at."""
 
-TABLE = """
-CREATE TABLE IF NOT EXISTS marks (
-    n INTEGER PRIMARY KEY, run TEXT NOT NULL, episode TEXT NOT NULL, turn TEXT NOT NULL,
-    kind TEXT NOT NULL, author TEXT NOT NULL, what TEXT NOT NULL, value TEXT NOT NULL,
-    note TEXT NOT NULL, seconds REAL, at REAL NOT NULL, hash TEXT NOT NULL
-) STRICT
-"""
-INDEX = "CREATE INDEX IF NOT EXISTS marks_of_a_case ON marks (run, episode, turn)"
+REALS = Double().with_variant(REAL(), "sqlite")
+MARKS = Table(
+    "marks",
+    MetaData(),
+    Column("n", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),
+    *(Column(name, Text, nullable=False) for name in ("run", "episode", "turn", "kind")),
+    *(Column(name, Text, nullable=False) for name in ("author", "what", "value", "note")),
+    Column("seconds", REALS),
+    Column("at", REALS, nullable=False),
+    Column("hash", Text, nullable=False),
+    sqlite_strict=True,
+)
+OF_A_CASE = Index("marks_of_a_case", MARKS.c.run, MARKS.c.episode, MARKS.c.turn)
 
 Place = tuple[str, str]
 """Episode and turn: what names a case within a run."""
@@ -59,45 +87,47 @@ class Mark(Record):
 
 
 class LabelBook:
-    """The labels file of one store. It may be read and added to from anywhere at any time."""
+    """The labels of one store. They may be read and added to from anywhere at any time."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        url = URL.create("sqlite", database=str(path))
+        self.path, self.name = path, str(path)
+        self._engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": 30})
 
-    @classmethod
-    def beside(cls, store_url: str) -> LabelBook:
-        """The labels file of a store, by the store's path or URL. Nothing is made yet."""
-        if "://" in store_url and not store_url.startswith("sqlite:///"):
-            what = "labels lie in a file beside an SQLite store; give --store a path"
-            raise BadInput(f"{store_url}: {what}")
-        path = Path(store_url.removeprefix("sqlite:///"))
-        return cls(path.with_name(f"{path.stem}.labels.sqlite"))
+    @staticmethod
+    def beside(store_url: str) -> LabelBook:
+        """The labels of a store, by the store's path or URL. Nothing is made yet."""
+        url = parsed(store_url)
+        if url.get_backend_name() == "postgresql":
+            return TableBook(url)
+        path = file_of(url)
+        if path is None:
+            what = "labels lie in a file beside the store, and this one lies in none"
+            raise BadInput(f"{url}: {what}; give --store a path")
+        return LabelBook(path.with_name(f"{path.stem}.labels.sqlite"))
 
     def add(self, mark: Mark) -> None:
         """Append a mark; on disk when this returns."""
-        values = tuple(vars(mark).values())
+        row = vars(mark)
         with self._open() as db:
-            db.execute(TABLE)
-            db.execute(INDEX)
-            db.execute(f"PRAGMA user_version = {VERSION}")
-            marks = ", ".join("?" * (len(values) + 2))
-            db.execute(f"INSERT INTO marks VALUES ({marks})", (None, *values, digest(*values)))
+            self._make(db)
+            db.execute(MARKS.insert().values(**row, hash=digest(*row.values())))
 
     def marks(self, run: str, place: Place | None = None) -> list[Mark]:
         """The marks of a run, or those on one case, the oldest first.
 
         Raises StoreError when one was altered after it was written.
         """
-        if not self.path.is_file():
-            return []
-        query, given = "SELECT * FROM marks WHERE run = ?", (run, *(place or ()))
+        query = select(MARKS).where(MARKS.c.run == run).order_by(MARKS.c.n)
         if place is not None:
-            query += " AND episode = ? AND turn = ?"
+            query = query.where(MARKS.c.episode == place[0], MARKS.c.turn == place[1])
+        if not self._made():
+            return []
         with self._open() as db:
-            rows = db.execute(f"{query} ORDER BY n", given).fetchall()
+            rows = db.execute(query).all()
         for n, *values, written in rows:
             if digest(*values) != written:
-                raise StoreError(f"{self.path}: mark {n} was altered after it was written")
+                raise StoreError(f"{self.name}: mark {n} was altered after it was written")
         return [Mark(**dict(zip(Mark.model_fields, row[1:-1], strict=True))) for row in rows]
 
     def answers(self, run: str, place: Place | None = None) -> dict[Place, list[Mark]]:
@@ -108,18 +138,55 @@ class LabelBook:
                 found.setdefault(mark.place, {})[mark.author] = mark
         return {at: sorted(said.values(), key=lambda m: m.at) for at, said in found.items()}
 
+    def _made(self) -> bool:
+        """Whether anybody has said anything yet."""
+        return self.path.is_file()
+
+    def _make(self, db: Connection) -> None:
+        db.execute(CreateTable(MARKS, if_not_exists=True))
+        db.execute(CreateIndex(OF_A_CASE, if_not_exists=True))
+        db.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+
+    def _check(self, db: Connection) -> None:
+        version = db.exec_driver_sql("PRAGMA user_version").scalar()
+        if version not in (0, VERSION):
+            what = f"labels file of version {version}, but this superalign knows {VERSION}"
+            raise StoreError(f"{self.name}: {what}")
+
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self) -> Iterator[Connection]:
         """A connection for one transaction, which waits while others write."""
         try:
-            with closing(sqlite3.connect(self.path, timeout=30)) as db, db:
-                version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version not in (0, VERSION):
-                    what = f"labels file of version {version}, but this superalign knows {VERSION}"
-                    raise StoreError(f"{self.path}: {what}")
+            with self._engine.begin() as db:
+                self._check(db)
                 yield db
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: no labels file: {error}") from error
+        except DatabaseError as error:
+            raise StoreError(f"{self.name}: no labels file: {error.orig}") from error
+
+
+class TableBook(LabelBook):
+    """The labels of a store on PostgreSQL: a table of its database."""
+
+    def __init__(self, url: URL) -> None:
+        self.name, self._engine = str(url), _server(url)
+
+    def _made(self) -> bool:
+        with self._open() as db:
+            return inspect(db).has_table(MARKS.name)
+
+    def _make(self, db: Connection) -> None:
+        wait_for(db, "the making of tables")
+        db.execute(CreateTable(MARKS, if_not_exists=True))
+        db.execute(CreateIndex(OF_A_CASE, if_not_exists=True))
+
+    def _check(self, db: Connection) -> None:
+        """There has been one version of this table."""
+
+
+@cache
+def _server(url: URL) -> Engine:
+    """One pool of connections a database, however many books are opened on it."""
+    return create_engine(url, pool_pre_ping=True)
 
 
 def not_undone(marks: Iterable[Mark]) -> list[Mark]:

@@ -2,6 +2,7 @@
 
 Message, Question, Task   what is said and asked, and the truth that only the kernel may see
 Turn                      one answer of one model: the journal's unit and the transcript's line
+Attempt                   one request that an endpoint was sent for it
 Critique, Verdict         what critics and judges made of turns
 Episode                   one run of one protocol on one task
 Score                     a later judgement of an episode, beside its own
@@ -94,6 +95,17 @@ class Task(Record):
         return self.question.key
 
 
+class Attempt(Record):
+    """One request that an endpoint was sent for a call."""
+
+    status: str
+    """HTTP's number, or what went wrong without one: `timeout`, `refused`, `cut`, `garbled` …"""
+    seconds: float
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """Tokens that the endpoint counted, and charges for."""
+
+
 class Turn(Record):
     """One answer of one model, as the journal keeps it."""
 
@@ -123,9 +135,18 @@ class Turn(Record):
     normalised: bool = False
     """True when NUL or lone surrogates were replaced in the model's text."""
     prompt_tokens: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    """Every request that was sent for it, where the model is behind an endpoint."""
     seconds: float = 0.0
     at: float = 0.0
     """Unix time of the answer. The only clock in a turn; no id depends on it."""
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """Tokens of its text, when the engine tells."""
+        if self.token_ids is not None:
+            return len(self.token_ids)
+        return self.attempts[-1].completion_tokens if self.attempts else None
 
     @property
     def confidence(self) -> float | None:
@@ -302,6 +323,7 @@ class PolicyVersion(Record):
     rows: str | None
     """Hash over the ids of the rows that taught it; None for a base."""
     path: str
+    """Where its weights lie; empty for a model behind an endpoint."""
     iteration: int
     metrics: dict[str, Any] = Field(default_factory=dict)
 
@@ -327,6 +349,8 @@ class Evaluation(Record):
     text: str
     correct: bool
     tokens: int
+    attempts: tuple[Attempt, ...] = ()
+    """Every request that was sent for it, where the model is behind an endpoint."""
 
 
 class Run(Record):

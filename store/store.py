@@ -11,7 +11,7 @@ from sqlmodel import SQLModel
 
 from . import tables
 from .access import Access, strip
-from .database import core, intact
+from .database import core
 from .errors import BadInput
 from .records import (
     Case,
@@ -29,6 +29,7 @@ from .records import (
     Verdict,
     digest,
 )
+from .writers import Writer
 
 LATELY = 100_000
 """Messages that are remembered as written. One that is written again changes nothing."""
@@ -48,8 +49,8 @@ class Entry(NamedTuple):
 class Store(Access):
     """Reads and writes records. Open with `Store.open`; close it, or use it in a `with`."""
 
-    def __init__(self, engine: Engine, lock: int | None) -> None:
-        super().__init__(engine, lock)
+    def __init__(self, engine: Engine, writer: Writer) -> None:
+        super().__init__(engine, writer)
         self._messages: set[str] = set()
 
     def put_message(self, message: Message, key: str) -> None:
@@ -129,12 +130,12 @@ class Store(Access):
     def journal(self, run: str, episodes: Sequence[str]) -> dict[str, list[Entry]]:
         """Turns in transcript order with the record hashes that were written with them."""
         columns = core(tables.Turns).c
-        unpack = self._codec(tables.Turns).unpack
+        codec = self.codec(tables.Turns)
         found: dict[str, list[Entry]] = {episode: [] for episode in episodes}
         for values in self.raw(tables.Turns, columns.run == run, columns.episode.in_(episodes)):
-            row = unpack(values)
+            row = codec.unpack(values)
             turns = found.setdefault(row["episode"], [])  # a damaged index brings others' turns
-            turns.append(Entry(strip(Turn, row), values[-1], intact(values)))
+            turns.append(Entry(strip(Turn, row), values[-1], codec.intact(values)))
         for turns in found.values():  # not by the database, whose collation may be another
             turns.sort(key=lambda entry: entry.turn.key)
         return found
@@ -182,7 +183,7 @@ class Store(Access):
     def _load(self, run: str, ids: Sequence[str]) -> Iterator[tuple[Episode, list[Entry]]]:
 
         def gather(table: type[SQLModel], name: str = "episode") -> dict[str, list[dict]]:
-            where, unpack = core(table).c, self._codec(table).unpack
+            where, unpack = core(table).c, self.codec(table).unpack
             found = defaultdict(list)
             for values in self.raw(table, where.run == run, where[name].in_(ids)):
                 row = unpack(values)

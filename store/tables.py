@@ -2,18 +2,19 @@
 
 Every column holds text, an integer, a real or NULL, whatever the database: tuples and dicts are
 JSON text, flags are 0 or 1. The last column is always the hash of the others as they lie there, so
-that `verify` needs to know nothing else of a table.
+that `verify` needs to know nothing else of a table; see `Codec.hash`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, Index, Integer, Text
-from sqlmodel import Field, SQLModel
+from sqlalchemy import BigInteger, Column, Index, Integer, Text
+from sqlmodel import AutoString, Field, SQLModel
 
-SCHEMA = 4
-"""Version of everything below. A store of another version is refused, not guessed at."""
+SCHEMA = 5
+"""Version of everything below. A store of another version is refused, not guessed at; one that is
+older is brought up to date by `migrations/`, when it is asked for."""
 
 
 def _text(**options: Any) -> Any:
@@ -22,6 +23,13 @@ def _text(**options: Any) -> Any:
 
 def _json(nullable: bool = False) -> Any:
     return Field(sa_column=Column(Text, nullable=nullable, info={"json": True}))
+
+
+def _later(empty: str) -> Any:
+    """JSON that older schemas have not. While it is empty it is left out of the row's hash, so that
+    a migration rewrites no hash."""
+    info = {"json": True, "empty": empty}
+    return Field(sa_column=Column(Text, nullable=False, server_default=empty, info=info))
 
 
 def _flag() -> Any:
@@ -76,6 +84,7 @@ class Turns(SQLModel, table=True):
     error: str | None = _text(nullable=True)
     normalised: bool = _flag()
     prompt_tokens: int
+    attempts: list = _later("[]")
     seconds: float
     at: float
     record_hash: str
@@ -192,6 +201,7 @@ class Evaluations(SQLModel, table=True):
     text: str = _text()
     correct: bool = _flag()
     tokens: int
+    attempts: list = _later("[]")
     record_hash: str
 
 
@@ -232,3 +242,17 @@ class Retractions(SQLModel, table=True):
     reason: str = _text()
     at: float
     record_hash: str
+
+
+def _alike() -> None:
+    """Elsewhere as on SQLite: integers have 64 bits, text any length and the order of its bytes."""
+    for table in SQLModel.metadata.tables.values():
+        for column in table.columns:
+            here = column.type
+            if isinstance(here, Integer):
+                column.type = BigInteger().with_variant(here, "sqlite")
+            elif isinstance(here, AutoString | Text):
+                column.type = Text(collation="C").with_variant(here, "sqlite")
+
+
+_alike()

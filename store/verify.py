@@ -9,7 +9,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlmodel import SQLModel
 
 from . import tables
-from .database import core, intact
+from .database import core
 from .errors import StoreError
 from .records import Episode, Record, digest
 from .store import AT_ONCE, Entry, Store, chain, transcript_hash
@@ -50,7 +50,7 @@ def _table(store: Store, table: type[SQLModel]) -> tuple[int, list[Damage]]:
     """How many rows a table has, and those of which a column was changed."""
     columns = list(core(table).c)
     keys = [i for i, column in enumerate(columns) if column.primary_key]
-    count, wrong = 0, []
+    intact, count, wrong = store.codec(table).intact, 0, []
     for values in store.each(table):
         count += 1
         if not intact(values):

@@ -8,6 +8,7 @@ import runpy
 import shutil
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -199,9 +200,40 @@ def path(tmp_path):
     return tmp_path / "store.sqlite"
 
 
+@pytest.fixture(scope="session")
+def postgres():
+    """`postgres()` -> the URL of an empty database on a server of this session's own."""
+    tools = runpy.run_path(str(HERE / "postgres.py"))
+    if tools["programs"]() is None:
+        pytest.skip("PostgreSQL's server is not installed: apt-get install postgresql")
+    with tools["Server"]() as server:
+        yield server.new_database
+
+
 @pytest.fixture
-def store(path):
-    with Store.open(path, write=True) as opened:
+def kind():
+    """Where stores lie: `sqlite` or `postgresql`. Files of tests that run on both override it."""
+    return "sqlite"
+
+
+@pytest.fixture
+def new_place(kind, tmp_path, request):
+    """`new_place()` -> a path or URL at which there is no store yet."""
+    if kind == "postgresql":
+        return request.getfixturevalue("postgres")
+    numbers = count(1)
+    return lambda: tmp_path / f"store-{next(numbers)}.sqlite"
+
+
+@pytest.fixture
+def place(kind, path, new_place):
+    """Where `store` lies."""
+    return path if kind == "sqlite" else new_place()
+
+
+@pytest.fixture
+def store(place):
+    with Store.open(place, write=True) as opened:
         opened.put_run(Run(id="run", scenario={}, origin="", protocol_hash="", version=""))
         yield opened
 

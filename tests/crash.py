@@ -1,10 +1,11 @@
 """Kills a scripted run with SIGKILL at random moments and goes on with it, again and again.
 
-    python crash.py FOLDER EPISODES KILLS SEED
+    python crash.py PLACES EPISODES KILLS SEED
 
-Plays the run once undisturbed into `whole.sqlite`, then into `killed-N.sqlite` until there were so
-many kills, and prints what happened as JSON. The run is a forked child, so that a restart costs
-no imports. `test_crash.py` holds the stores against each other.
+PLACES is a path or URL with `{}` for a name, such as `/tmp/{}.sqlite`. Plays the run once
+undisturbed into `whole`, then into `killed_N` until there were so many kills, and prints what
+happened as JSON. The run is a forked child, so that a restart costs no imports. `test_crash.py`
+holds the stores against each other.
 """
 
 import asyncio
@@ -17,7 +18,8 @@ import select
 import signal
 import sys
 import time
-from pathlib import Path
+
+from sqlalchemy import create_engine
 
 from superalign.agents import Agent, Sampling, Scripted
 from superalign.protocols import load_protocol
@@ -65,11 +67,11 @@ async def criticise(request):
     return "Critique: ok" if request.view.ask.about[0].text == "4" else "Critique: 1"
 
 
-async def play(path: Path, episodes: int) -> None:
+async def play(place: str, episodes: int) -> None:
     """Play what the store does not hold yet."""
     scripts = {"attacker": attack, "learner": answer, "critic": criticise}
     cast = {seat: Agent(Scripted(script), seat, Sampling()) for seat, script in scripts.items()}
-    with Store.open(path, write=True) as store:
+    with Store.open(place, write=True) as store:
         if not store.runs():
             store.put_run(Run(id="run", scenario={}, origin="", protocol_hash="", version=""))
         setting = Setting(PROTOCOL, PROTOCOL.params({}), cast, store, Sums())
@@ -83,14 +85,14 @@ async def play(path: Path, episodes: int) -> None:
         await run_many(setting, todo, lambda episode: None, 16)
 
 
-def child(path: Path, episodes: int, kill_after: float = math.inf) -> tuple[bool, int]:
+def child(place: str, episodes: int, kill_after: float = math.inf) -> tuple[bool, int]:
     """Play in a child that is killed once it has made so many calls: (was it, how many it made)."""
     pid = os.fork()
     if pid == 0:
         code = 1
         with contextlib.suppress(BaseException):
             random.seed()
-            asyncio.run(play(path, episodes))
+            asyncio.run(play(place, episodes))
             code = 0
         os._exit(code)
     calls = -1  # the first mark says that it has begun
@@ -115,35 +117,46 @@ def heard() -> int:
         return 0
 
 
-def journalled(path: Path) -> tuple[int, int]:
+def journalled(place: str) -> tuple[int, int]:
     """Turns in a store, and those of them that episodes without an end hold."""
-    with Store.open(path) as store, store.connect() as db:
+    with Store.open(place) as store, store.connect() as db:
         every = db.exec_driver_sql("SELECT count(*) FROM turns").scalar_one()
         rest = "SELECT count(*) FROM turns WHERE episode NOT IN (SELECT id FROM episodes)"
         return every, db.exec_driver_sql(rest).scalar_one()
 
 
-def main(folder: Path, episodes: int, wanted: int, seed: int) -> None:
-    rng = random.Random(seed)
-    _, whole = child(folder / "whole.sqlite", episodes)
+def new_place(places: str, name: str) -> str:
+    """Where nothing lies yet; on PostgreSQL an empty database."""
+    if places.startswith("postgresql"):
+        server = create_engine(places.format("postgres"), isolation_level="AUTOCOMMIT")
+        with server.connect() as db:
+            db.exec_driver_sql(f"CREATE DATABASE {name}")
+        server.dispose()
+    return places.format(name)
+
+
+def main(places: str, episodes: int, wanted: int, seed: int) -> None:
+    rng, stores = random.Random(seed), [new_place(places, "whole")]
+    _, whole = child(stores[0], episodes)
     most = 8 * whole / wanted  # calls between two kills: some runs end, others take many kills
     kills = reused = calls = damaged = runs = turns = 0
     while kills < wanted:
-        path, over = folder / f"killed-{runs}.sqlite", False
+        place, over = new_place(places, f"killed_{runs}"), False
+        stores.append(place)
         while not over:
             kill_after = rng.random() * most if kills < wanted else math.inf
-            killed, made = child(path, episodes, kill_after)
+            killed, made = child(place, episodes, kill_after)
             over, kills, calls = not killed, kills + killed, calls + made
-            reused += journalled(path)[1] if killed else 0
+            reused += journalled(place)[1] if killed else 0
             if kills % 10 == 0:
-                with Store.open(path) as store:
+                with Store.open(place) as store:
                     damaged += len(verify(store)[1])
-        runs, turns = runs + 1, turns + journalled(path)[0]
+        runs, turns = runs + 1, turns + journalled(place)[0]
     facts = {"kills": kills, "reused": reused, "runs": runs, "calls": calls, "turns": turns}
-    print(json.dumps({**facts, "damaged": damaged}))
+    print(json.dumps({**facts, "damaged": damaged, "stores": stores}))
 
 
 if __name__ == "__main__":
     HEARD, CALLS = os.pipe()
     PROTOCOL = load_protocol("critique")
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

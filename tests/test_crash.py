@@ -1,6 +1,10 @@
-"""SIGKILL at 50 random moments, then on from the journal: the same words as without any."""
+"""SIGKILL at random moments, then on from the journal: the same words as without any.
+
+50 kills of a run of 200 episodes on SQLite, 20 of one of 100 on PostgreSQL.
+"""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,45 +14,50 @@ import pytest
 from superalign.store import Store
 from superalign.store.verify import verify
 
-pytestmark = pytest.mark.slow
+SEED = 1
+BOTH = [
+    pytest.param(("sqlite", 50, 200), marks=pytest.mark.slow, id="sqlite"),
+    pytest.param(("postgresql", 20, 100), marks=pytest.mark.postgres, id="postgresql"),
+]
 
-KILLS, EPISODES, SEED = 50, 200, 1
 
-
-@pytest.fixture(scope="module")
-def crashed(tmp_path_factory):
-    """The folder of the stores, and what happened."""
-    folder = tmp_path_factory.mktemp("crash")
-    words = [sys.executable, "-P", Path(__file__).with_name("crash.py"), folder]
-    words += map(str, (EPISODES, KILLS, SEED))
-    done = subprocess.run(words, capture_output=True, text=True)
+@pytest.fixture(scope="module", params=BOTH)
+def crashed(request, tmp_path_factory):
+    """How many kills were wanted, and what happened."""
+    kind, kills, episodes = request.param
+    places = str(tmp_path_factory.mktemp("crash") / "{}.sqlite")
+    if kind == "postgresql":
+        places = re.sub("store[0-9]+", "{}", request.getfixturevalue("postgres")())
+    words = [sys.executable, "-P", Path(__file__).with_name("crash.py"), places]
+    done = subprocess.run(
+        [*words, *map(str, (episodes, kills, SEED))], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    return folder, json.loads(done.stdout)
+    return kills, json.loads(done.stdout)
 
 
-def hashes(path):
-    with Store.open(path) as store:
+def hashes(place):
+    with Store.open(place) as store:
         return [(e.id, e.status, e.transcript_hash) for e in store.episodes("run")]
 
 
 def test_kills_change_no_transcript(crashed, capsys):
-    folder, facts = crashed
+    wanted, facts = crashed
     with capsys.disabled():
         print(f"\n{facts['kills']} kills, {facts['reused']} journalled turns reused,", end=" ")
         print(f"{facts['calls'] - facts['turns']} of {facts['turns']} calls made twice")
-    assert facts["kills"] >= KILLS
-    assert facts["reused"] > KILLS
-    whole = hashes(folder / "whole.sqlite")
+    assert facts["kills"] >= wanted
+    assert facts["reused"] > wanted
+    whole, *others = map(hashes, facts["stores"])
     assert {status for _, status, _ in whole} == {"done", "failed"}
-    for killed in folder.glob("killed-*.sqlite"):
-        assert hashes(killed) == whole
+    assert others == [whole] * facts["runs"]
 
 
 def test_a_kill_damages_nothing(crashed):
-    folder, facts = crashed
+    _, facts = crashed
     assert facts["damaged"] == 0
-    for path in folder.glob("*.sqlite"):
-        with Store.open(path) as store:
+    for place in facts["stores"]:
+        with Store.open(place) as store:
             assert verify(store)[1] == []
 
 

@@ -94,7 +94,7 @@ def test_it_lies_beside_the_store(path, book):
     assert LabelBook.beside(str(path)).path == book.path
     assert book.marks("run") == [] and not book.path.exists()
     with pytest.raises(BadInput, match="give --store a path"):
-        LabelBook.beside("postgresql://host/store")
+        LabelBook.beside("sqlite://")
 
 
 def test_what_is_written_is_read_back(book):

@@ -47,7 +47,9 @@ def test_every_folder_with_python_at_the_root_is_known():
 def test_a_room_is_one_typed_package_without_packages_inside(room):
     assert (ROOT / room / "__init__.py").is_file()
     assert (ROOT / room / "py.typed").is_file()
-    assert [p for p in (ROOT / room).rglob("*.py") if p.parent != ROOT / room] == []
+    data = ROOT / "store" / "migrations"  # which alembic runs by their paths
+    others = [p for p in (ROOT / room).rglob("*.py") if p.parent not in (ROOT / room, data)]
+    assert others == []
 
 
 @pytest.mark.parametrize("room", ROOMS)

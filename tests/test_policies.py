@@ -6,10 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superalign.learners.alarms import Alarm, Watch
+from superalign.learners.alarms import Alarm, Watch, panels_of
 from superalign.learners.by_score import Scored, by_score, scored
 from superalign.learners.estimates import Estimate
 from superalign.learners.rows import AUDITS
@@ -32,6 +33,7 @@ SELF_PLAY = Path(__file__).parent.parent / "scenarios" / "self-play.yaml"
 SMALL = (
     "episodes=20",
     "iterations=2",
+    "protocol.samples=2",
     "evaluate.heldout=6",
     "learn.attacker.steps=2",
     "learn.attacker.batch=8",
@@ -39,6 +41,15 @@ SMALL = (
     "learn.learner.batch=8",
 )
 NAMES = st.sampled_from(["simultaneous", "alternating"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """On tensors this small a second thread only waits, for long on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @lru_cache
@@ -269,15 +280,24 @@ def test_a_run_that_was_killed_between_two_seats_ends_the_same(finished, tmp_pat
     assert hashes(tmp_path) == hashes(finished)
 
 
-def test_a_critic_is_not_taught_by_the_truth_outside_a_control(tmp_path):
+def critic_learns(tmp_path, *labels):
     learns = "learn={critic: {method: sft, steps: 1, batch: 4}}"
     cast = ("cast.attacker.learn=false", "cast.learner.learn=false", "cast.critic.learn=true")
-    keys = ("episodes=6", "evaluate=", "protocol.samples=2", learns, *cast)
+    keys = ("episodes=6", "iterations=1", "evaluate=", "protocol.samples=2", learns, *cast, *labels)
     resolved = resolve(Loaded.read(SELF_PLAY, keys))
     with Store.open(tmp_path / "store.sqlite", write=True) as store:
-        run = Experiment("main", resolved, store, tmp_path, silent)
-        with pytest.raises(BadInput, match="critic: what it earns is told by source='oracle'"):
-            asyncio.run(run.go())
+        asyncio.run(Experiment("main", resolved, store, tmp_path, silent).go())
+        return [row for row in store.rows("main", 1) if row.seat == "critic"]
+
+
+def test_a_critic_is_not_taught_by_the_truth_outside_a_control(tmp_path):
+    with pytest.raises(BadInput, match="critic: what it earns is told by source='oracle'"):
+        critic_learns(tmp_path, "labels.human=")
+
+
+def test_a_critic_learns_from_labels_of_people(tmp_path):
+    taught = critic_learns(tmp_path)
+    assert taught and {row.source for row in taught} == {"human"}
 
 
 # Alarms.
@@ -349,10 +369,8 @@ def test_an_alarm_asks_people_for_labels_on_answers_that_nobody_labelled(tmp_pat
 
 
 def test_opponents_that_were_not_at_their_newest_count_as_frozen(store):
-    told = scenario(*SMALL)
-    first, second = (watching.panel_of(store, "main", told, i) for i in (1, 2))
-    assert first.frozen is None
-    assert second.frozen is not None and second.reward is not None
+    first, second, _ = panels_of(store, "main")
+    assert first.frozen is None and second.frozen and second.reward
 
 
 # The matrix.
@@ -377,6 +395,8 @@ def test_the_matrix_holds_every_version_on_the_same_tasks(finished, tmp_path):
         found = [r for e in mine if (r := e.rewards.get("learner")) is not None]
         assert cell["n"] == len(found)
         assert cell["reward"] == (pytest.approx(sum(found) / len(found)) if found else None)
+    taken = [(x["trained_against"], x["value"]) for x in facts["exploitability"]]
+    assert taken == [("tiny", None), ("tiny", None), ("attacker-1", None)]  # of too few episodes
     assert (tmp_path / "crossplay.svg").read_text().startswith("<?xml")
     told.clear()
     again = crossplay_run(*place[:5], True, None, lambda *n: told.append(n))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from superalign.learners import LEARNERS, learner, ppo, surrogate
+from superalign.learners import LEARNERS, learner, ppo, reading, surrogate
 from superalign.learners.config import PpoConfig
 from superalign.learners.values import HEAD, ActorCritic, pad
 from superalign.store.errors import BadInput, SuperalignError
@@ -174,8 +174,8 @@ def test_before_the_first_update_nothing_has_moved(base, tmp_path, score):
 
 
 def test_a_wrong_reference_stops_the_first_step(base, tmp_path, monkeypatch):
-    def moved(model):
-        twin = honest(model)
+    def moved(model, shared):
+        twin = honest(model, shared)
         twin.get_output_embeddings().weight.data *= 2
         return twin
 
@@ -208,6 +208,12 @@ def test_bad_rows_are_refused(base, tmp_path):
         ppo.learn(base, [wrong], config(), tmp_path)
     with pytest.raises(BadInput, match="`reward` rows: none"):
         ppo.learn(base, [], config(), tmp_path)
+
+
+def test_without_any_reward_token_rewards_teach_nothing_either(base, tmp_path):
+    cut = row(2, "aa", token_ids=(70, 70), token_rewards=(1.0, 0.0))
+    with pytest.raises(SuperalignError, match="none was scored, or none ended"):
+        ppo.learn(base, [cut], config(batch=2), tmp_path)
 
 
 def test_a_stored_reply_that_was_cut_off_pays_or_is_left_out(base, tmp_path):
@@ -247,6 +253,45 @@ def test_how_a_step_is_split_changes_nothing(base, tmp_path, score):
         for step, wanted in zip(log, whole, strict=True):
             for name in wanted.keys() - {"seconds"}:
                 assert step[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The prompts with their replies of every pass that PPO cuts."""
+    passes, honest = [], ppo.pad
+
+    def counting(pairs, device):
+        passes.append([(*prompt, *reply) for prompt, reply in pairs])
+        return honest(pairs, device)
+
+    monkeypatch.setattr(ppo, "pad", counting)
+    return passes
+
+
+@pytest.mark.parametrize("score", [None, letters])
+def test_what_is_read_together_changes_nothing(base, tmp_path, monkeypatch, read, score):
+    rows = [row(10**n, "ab" * (1 + n), float(n % 2)) for n in range(8)]
+    logs, counts = [], []
+    for borne in (0, 16, 10**6):
+        monkeypatch.setattr(reading, "PASS", borne)
+        settings = config(lr=3e-3, epochs=2, cut=0.5)
+        ppo.learn(base, rows, settings, tmp_path, lambda step: logs.append(dict(step)), score)
+        counts.append(len(read))
+        read.clear()
+    assert counts[0] > counts[1] > counts[2]
+    apart, some, together = logs[:4], logs[4:8], logs[8:]
+    for log in (apart, some):
+        for step, wanted in zip(log, together, strict=True):
+            for name in wanted.keys() - {"seconds"}:
+                assert step[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-5), name
+
+
+def test_replies_without_a_reward_are_not_read(base, tmp_path, read):
+    def some(prompts, replies):
+        return [1.0 if i in (2, 5) else None for i in range(len(replies))]
+
+    ppo.learn(base, ROWS, config(steps=1, cut=0.5), tmp_path, score=some)
+    assert len({line for one in read for line in one}) == 2
 
 
 def test_the_same_seed_gives_the_same_update(base, tmp_path):
@@ -312,7 +357,8 @@ def test_dearer_drift_keeps_the_policy_nearer(base, tmp_path):
 def test_two_processes_make_the_update_of_one(base, tmp_path):
     script = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from superalign.learners import ppo\n"
+        "from superalign.learners import ppo, reading\n"
+        "reading.PASS = 0\n"  # so that processes do not have as many passes as each other
         "from superalign.learners.config import PpoConfig\n"
         "from superalign.store.records import Row\n"
         "rows = [Row.model_validate_json(line) for line in Path(sys.argv[2]).open()]\n"

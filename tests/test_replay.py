@@ -1,7 +1,6 @@
 """What is stored can be run again without a model, and resumed after a kill, to the same words."""
 
 import asyncio
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,20 +13,26 @@ from superalign.protocols import stage as staging
 from superalign.protocols.kernel import run_many
 from superalign.protocols.replay import replay as replayed
 from superalign.store import Store
+from superalign.store.jsonl import read_jsonl, write_jsonl
 from superalign.store.verify import verify
 
 N = 6
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def kind(request):
+    return request.param
+
+
 @pytest.fixture
-def told(setting, forbidden, path, store):
+def told(setting, forbidden, new_place, tmp_path, store):
     """`told(alteration)`: what a replay says of a copy that was altered, models forbidden."""
 
     async def run(alteration: str = "", protocol=None, params=None, **values):
         store.flush()
-        copy = Path(shutil.copy(path, path.with_name("copy.sqlite")))
-        shutil.copy(f"{path}-wal", f"{copy}-wal")
-        with Store.open(copy, write=True) as other:
+        write_jsonl(store, tmp_path / "copy.jsonl")
+        with Store.open(new_place(), write=True) as other:
+            read_jsonl(tmp_path / "copy.jsonl", other)
             if alteration:
                 with other.connect() as db:
                     assert db.execute(text(alteration), values).rowcount == 1
@@ -264,9 +269,9 @@ def counted(setting, make):
 
 
 @pytest.mark.parametrize("calls", [1, 30, 70])
-async def test_a_cancelled_run_goes_on_to_the_same_words(calls, counted, play, make, tmp_path):
+async def test_a_cancelled_run_goes_on_to_the_same_words(calls, counted, play, make, new_place):
     whole = await play(counted(None), make.plans(24, run="run"))
-    again = tmp_path / "again.sqlite"
+    again = new_place()
     with Store.open(again, write=True) as store:
         first = counted(store)
         done = await interrupted(first, make.plans(24), calls)

@@ -266,7 +266,7 @@ def test_a_critic_writes_what_is_likeliest(roomy):
 
 
 def test_a_folder_without_a_scorer_is_named(tmp_path):
-    with pytest.raises(BadInput, match=r"learn\.scorer: .*nothing holds no config\.json"):
+    with pytest.raises(BadInput, match=r"learn\.scorer: .*nothing holds no weights"):
         scoring.load_scorer(tmp_path / "nothing")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superalign.learners import LEARNERS, learn_config, learner, rso, self_rewarding, spin, star
+from superalign.learners import LEARNERS, learn_config, learner, rso, self_rewarding, spin
 from superalign.store.errors import BadInput
 from superalign.store.records import Message, Row
 
@@ -142,7 +142,7 @@ def test_rso_that_would_reject_nothing_is_refused(base, tmp_path):
 
 def test_star_takes_more_steps_every_iteration(base, tmp_path):
     told = config("star", steps=10)
-    assert [star.steps_of(told, i) for i in (1, 2, 3, 4)] == [10, 12, 14, 17]
+    assert [told.steps_in(i) for i in (1, 2, 3, 4)] == [10, 12, 14, 17]
     later = [one.model_copy(update={"iteration": 2}) for one in GOLD]
     assert LEARNERS["star"](base, later, told, tmp_path)["steps"] == 12
     assert type(told).from_base

@@ -219,3 +219,45 @@ def test_a_chain_teaches_each_model_by_the_one_before(base, tmp_path):
     handed_on = w2s.relabel(ROWS, w2s.predict(tmp_path / "0", ROWS), "0")
     assert {one.judge for one in handed_on} == {"0"}
     assert w2s.predict(tmp_path / "1", ROWS) == pytest.approx(w2s.labels_of(handed_on), abs=0.1)
+
+
+# Labels of stored rows.
+
+
+def pair(n):
+    """As a run stores it: the reply that the critic held for better comes first."""
+    told = {"kind": "pref", "rewards": None, "judge": "critic", "flip_prob": 0.2}
+    return row(n, replies=("yes", "no") if n % 2 == 0 else ("no", "yes"), **told)
+
+
+def test_a_run_s_pairs_ask_which_reply_is_right_and_their_order_tells_nothing():
+    asked = w2s.unlabelled([pair(n) for n in range(8)] + [pair(0)])
+    assert len(asked) == 8  # each question once
+    assert {one.kind for one in asked} == {"rank"}
+    assert len({one.replies for one in asked}) == 1  # whichever the critic preferred
+    assert {(one.rewards, one.flip_prob) for one in asked} == {(None, 0.0)}
+    ranked = [row(n) for n in range(3)]
+    assert len(w2s.unlabelled(ranked)) == 3
+    assert len(w2s.unlabelled([*ranked, pair(5)])) == 1  # pairs come first
+
+
+def test_a_weak_model_in_a_folder_labels_stored_pairs(base, tmp_path):
+    pairs = [pair(n) for n in range(8)]
+    weak, by_name, by_hand = (tmp_path / name for name in ("weak", "name", "hand"))
+    taught = [row(n) for n in range(8, 24)]
+    LEARNERS["weak_to_strong"](base, taught, config(steps=40, lr=3e-3, confidence=0), weak)
+
+    told = LEARNERS["weak_to_strong"](base, pairs, config(weak=str(weak), confidence=0), by_name)
+    bare = w2s.unlabelled(pairs)
+    labelled = w2s.relabel(bare, w2s.predict(weak, bare), "weak")
+    LEARNERS["weak_to_strong"](base, labelled, config(confidence=0), by_hand)
+    ours, theirs = ((out / "model.safetensors").read_bytes() for out in (by_name, by_hand))
+    assert ours == theirs
+    assert told["rows"] == 8
+    confident = np.abs(np.array([one.rewards for one in labelled])[:, 0] - 0.5)
+    assert confident.max() > 0.1  # the weak model has something to say
+
+
+def test_pairs_without_a_weak_model_are_refused(base, tmp_path):
+    with pytest.raises(BadInput, match=r"learn\.weak"):
+        LEARNERS["weak_to_strong"](base, [pair(0)], config(), tmp_path)
