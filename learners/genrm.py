@@ -30,7 +30,7 @@ from superalign.store.records import Row
 
 from . import scoring
 from .config import GenrmConfig
-from .learner import Batch, Progress, Trainer, encode, load, sequence_logprobs, steps
+from .learner import Batch, Progress, Trainer, alone, encode, load, sequence_logprobs, steps
 from .rationales import Rationale, Rationales
 from .scoring import NO, TOLD, YES, Prompt, asked_about
 
@@ -47,6 +47,7 @@ def learn(
 
     Behind rationales, where `explain` or else `config.rationales` gives some.
     """
+    alone(config)
     model, tokenizer = load(base, config)
     judged = [row for row in rows if row.kind in config.kinds]
     if explain is None and config.rationales:

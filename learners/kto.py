@@ -36,6 +36,7 @@ from .learner import (
     Progress,
     Shares,
     Trainer,
+    alone,
     check_reference,
     check_start,
     cut,
@@ -56,6 +57,7 @@ def learn(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Update the policy in `base` on `reward` and `pref` rows, and `sft` rows too, into `out`."""
+    alone(config)
     answers = judged(rows)
     good = [answer for answer in answers if answer.rewards == (1.0,)]
     weigh = weights(len(good), len(answers) - len(good), config)

@@ -1,5 +1,9 @@
 """What every learner shares: rows as tokens, the reference, the step, and what is logged.
 
+Under `accelerate launch`, or `torchrun` on CPUs, each process reads its share of every batch;
+gradients and metrics are summed over processes, so that the update is the one that a single process
+would make.
+
 Axes: R all rows, B rows of a batch, K replies of a row (the best first, the worst last).
 """
 
@@ -14,6 +18,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from transformers import AutoTokenizer, PreTrainedModel
@@ -51,7 +57,7 @@ def load(base: Path, config: LearnConfig | None = None) -> tuple[PreTrainedModel
     as it is.
     """
     whole, rank = base_of(base), config.lora if config else None
-    model = load_model(whole, "cuda" if torch.cuda.is_available() else "cpu", torch.float32)
+    model = load_model(whole, str(processes().device), torch.float32)
     if whole != base.resolve():
         load_adapter(model, base, LEARNT, learns=True)
         found: Any = model.peft_config[LEARNT]
@@ -102,15 +108,36 @@ def reference_logprobs(
     return torch.cat([sequence_logprobs(model, batch) for batch in batches])
 
 
+def processes() -> PartialState:
+    """All that learn together, and this one's place and device among them."""
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def summed(values: Tensor) -> Tensor:
+    """The same of all processes together."""
+    found: Any = reduce(values, "sum")
+    return found
+
+
+def alone(config: LearnConfig) -> None:
+    """Refuse several processes. Raises BadInput."""
+    if processes().num_processes > 1:
+        method = config.model_dump()["method"]
+        raise BadInput(f"learn.method: {method} learns in one process, not in several")
+
+
 def hands(rows: int, config: LearnConfig) -> Iterator[list[int]]:
-    """The rows of every step: shuffled, dealt out, and shuffled anew when gone."""
+    """This process's rows of every step: shuffled, dealt out, and shuffled anew when gone."""
+    rank, world = processes().process_index, processes().num_processes
+    if config.batch < world:
+        raise BadInput(f"learn.batch: {config.batch} rows for {world} processes; raise it")
     generator = torch.Generator().manual_seed(config.seed)
     deck: list[int] = []
     for _ in range(config.steps):
         while len(deck) < config.batch:
             deck += torch.randperm(rows, generator=generator).tolist()
         hand, deck = deck[: config.batch], deck[config.batch :]
-        yield hand
+        yield hand[rank::world]
 
 
 def cut(
@@ -159,22 +186,29 @@ def imitation(chosen_B: Tensor, tokens: Tensor | int, config: LearnConfig) -> tu
     return sft, {"sft": sft, "accepted_logprob": chosen_B.sum() / config.batch}
 
 
+def first_tokens(parts: Sequence[Batch]) -> Tensor:
+    """Tokens of the first replies of a step, of all processes."""
+    return summed(torch.stack([part.tokens_B_K[:, 0].sum() for part in parts]).sum())
+
+
 class Trainer:
     """AdamW with warm-up and clipping over one policy, and the log of its steps."""
 
     def __init__(
         self, model: PreTrainedModel, config: LearnConfig, progress: Progress | None
     ) -> None:
-        self.model, self.config, self.progress = model, config, progress
-        learnt = [weights for weights in model.parameters() if weights.requires_grad]
-        self.optimizer = torch.optim.AdamW(learnt, lr=config.lr, weight_decay=0.0, fused=True)
+        self.state = processes()
+        self.model, self.config = model, config
+        self.progress = progress if self.state.is_main_process else None
+        self.learnt = [weights for weights in model.parameters() if weights.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.learnt, lr=config.lr, weight_decay=0.0, fused=True)
         self.log: list[Metrics] = []
         self._sums: dict[str, Tensor | float] = {}
         self._began = time.perf_counter()
 
     def imitate(self, parts: Sequence[Batch], weight: float = 1.0) -> None:
         """Add `weight` times the mean negative log-probability per token of the first replies."""
-        tokens = sum(part.tokens_B_K[:, 0].sum() for part in parts)
+        tokens = first_tokens(parts)
         for part in parts:
             chosen_B = sequence_logprobs(self.model, part)[:, 0]
             sft, shares = imitation(chosen_B, tokens, self.config)
@@ -189,12 +223,16 @@ class Trainer:
 
     def step(self) -> None:
         """Change the weights, and log what the step's micro-batches added up to."""
-        number = len(self.log)
+        number, world = len(self.log), self.state.num_processes
+        if world > 1:
+            for weights in self.learnt:
+                own = torch.zeros_like(weights) if weights.grad is None else weights.grad
+                weights.grad = summed(own)
         lr = self.config.lr * min(1.0, (number + 1) / WARMUP)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         norm = clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        metrics = self._read(self._sums | {"grad_norm": norm})
+        metrics = self._read(self._sums | {"grad_norm": norm / world})
         if not math.isfinite(metrics["grad_norm"]):
             raise SuperalignError(
                 f"step {number}: gradient norm is {metrics['grad_norm']}, loss "
@@ -214,14 +252,16 @@ class Trainer:
         """All at once: on a GPU every look at a number waits for what was asked of it before."""
         device = next(value.device for value in values.values() if isinstance(value, Tensor))
         tensors = [torch.as_tensor(v, dtype=torch.double, device=device) for v in values.values()]
-        return dict(zip(values, torch.stack(tensors).tolist(), strict=True))
+        return dict(zip(values, summed(torch.stack(tensors)).tolist(), strict=True))
 
     def save(self, tokenizer: Tokenizer, rows: Sequence[Row], out: Path) -> dict[str, Any]:
         """Write weights, tokenizer and `steps.jsonl` to `out`; the update in a few numbers."""
-        self.model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-        lines = "".join(json.dumps(metrics) + "\n" for metrics in self.log)
-        (out / "steps.jsonl").write_text(lines)
+        if self.state.is_main_process:
+            self.model.save_pretrained(out)
+            tokenizer.save_pretrained(out)
+            lines = "".join(json.dumps(metrics) + "\n" for metrics in self.log)
+            (out / "steps.jsonl").write_text(lines)
+        self.state.wait_for_everyone()
         tail = self.log[-LAST:]
         names = dict.fromkeys(name for metrics in tail for name in metrics)
         return {

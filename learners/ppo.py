@@ -13,8 +13,7 @@ al. 2024, arXiv 2401.07382. `flip_prob` is not used.
 
 Replies of like length are read together, so that little of a forward pass is padding.
 
-Under `accelerate launch` each process draws and reads its share of every batch, and the update is
-the one that a single process would make.
+Under `accelerate launch` each process draws and reads its share of every batch.
 
 Axes: B replies of a batch, T tokens of a reply, M reply tokens of a batch or of one pass.
 """
@@ -29,8 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from superalign.agents.model import Sampling
 from superalign.agents.rollouts import draw, policy_of
@@ -40,7 +38,7 @@ from superalign.store.records import Row
 
 from . import surrogate
 from .config import PpoConfig
-from .learner import Progress, Trainer, hands, load
+from .learner import Progress, Trainer, hands, load, processes, summed
 from .reading import like_lengths
 from .scoring import Scorer, after_cut, load_scorer
 from .values import ActorCritic, Padded, Read, pad
@@ -84,10 +82,6 @@ class Experience:
     facts: dict[str, float]
 
 
-PARTS = ("loss", "policy", "value", "clipped", "moved")
-"""What a pass tells of an update."""
-
-
 def learn(
     base: Path,
     rows: Sequence[Row],
@@ -115,20 +109,18 @@ class _Ppo:
     def __init__(
         self, base: Path, config: PpoConfig, progress: Progress | None, fresh: bool
     ) -> None:
-        self.accelerator = Accelerator()
+        state = processes()
         self.config, self.is_fresh = config, fresh
-        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.rank, self.world = state.process_index, state.num_processes
         if config.batch % self.world:
             raise BadInput(f"learn.batch: {config.batch} is no multiple of {self.world} processes")
         policy, self.tokenizer = load(base, config)
-        policy.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
         self.engine = policy_of("policy", policy, self.tokenizer)
         frozen = {id(w): w for w in policy.parameters() if not w.requires_grad}  # under an adapter
         self.reference = ActorCritic(copy.deepcopy(policy, frozen), base)
         self.actor = ActorCritic(policy, base)
-        self.model: nn.Module = self.accelerator.prepare(self.actor)
-        shown = progress if self.accelerator.is_main_process else None
-        self.trainer = Trainer(self.actor, config, shown)  # pyright: ignore[reportArgumentType]
+        self.device = policy.device
+        self.trainer = Trainer(self.actor, config, progress)  # pyright: ignore[reportArgumentType]
 
     # Batches of rollouts, of which each process makes its share.
 
@@ -184,7 +176,7 @@ class _Ppo:
             raise BadInput("`reward` rows: none; the learner needs some, if only their prompts")
         batch = self.config.batch
         for first, hand in zip(count(0, batch), hands(n, self.config), strict=False):
-            yield range(first + self.rank, first + batch, self.world), hand[self.rank :: self.world]
+            yield range(first + self.rank, first + batch, self.world), hand
 
     # What a batch is worth, and what is learnt from it.
 
@@ -197,7 +189,7 @@ class _Ppo:
         reads = self._cut(kept)
         start, ref = self._read(self.actor, reads), self._read(self.reference, reads)
         self._check_start(kept, start.logprobs_M, ref.logprobs_M)
-        batch = pad([(r.prompt, r.reply) for r in kept], self.accelerator.device)
+        batch = pad([(r.prompt, r.reply) for r in kept], self.device)
         drift_B_T, mask_B_T = batch.spread(start.logprobs_M - ref.logprobs_M), batch.mask_B_T
         rewards_B = torch.tensor([r.reward or 0.0 for r in kept], device=mask_B_T.device)
         rewards_B_T = surrogate.earned(drift_B_T, mask_B_T, rewards_B, self.config.kl)
@@ -207,7 +199,7 @@ class _Ppo:
         gamma, lam = self.config.gamma, self.config.lam
         values_B_T = batch.spread(start.values_M)
         advantages_B_T, returns_B_T = surrogate.gae(rewards_B_T, values_B_T, gamma, lam)
-        moments_3 = self._sum(surrogate.moments(advantages_B_T, mask_B_T))
+        moments_3 = summed(surrogate.moments(advantages_B_T, mask_B_T))
         white_B_T = surrogate.whiten(advantages_B_T, mask_B_T, moments_3)
         old_M = (start if self.is_fresh else ref).logprobs_M
         told = (old_M, start.values_M, white_B_T[mask_B_T], returns_B_T[mask_B_T])
@@ -226,7 +218,7 @@ class _Ppo:
             pairs = [(r.prompt, r.reply) for r in rollouts[i : i + size]]
             groups = like_lengths([len(prompt) + len(reply) for prompt, reply in pairs])
             parts += [[pairs[place] for place in group] for group in groups]
-        return [pad(part, self.accelerator.device) for part in parts]
+        return [pad(part, self.device) for part in parts]
 
     @torch.no_grad()
     def _read(self, model: ActorCritic, reads: Sequence[Padded]) -> Read:
@@ -266,7 +258,8 @@ class _Ppo:
             sum(r.ended for r in rollouts),
             len(kept),
         ]
-        reward, tokens, drift, entropy, ended, n = self._sum(torch.tensor(sums).double()).tolist()
+        all_6 = summed(torch.tensor(sums, device=self.device).double())
+        reward, tokens, drift, entropy, ended, n = all_6.tolist()
         if not n:
             raise SuperalignError(
                 f"ppo: no reply of {self.config.batch} has a reward: none was scored, or none "
@@ -283,23 +276,16 @@ class _Ppo:
 
     def update(self, experience: Experience) -> None:
         """One change of the weights by the whole batch."""
-        *passes, last = experience.passes
-        shares_5 = torch.zeros(len(PARTS), device=self.accelerator.device)
-        # processes have their own number of passes, so they meet in the last alone
-        with self.accelerator.no_sync(self.model):
-            for one in passes:
-                loss, told_5 = self._losses(one, experience.tokens)
-                (loss * self.world).backward()
-                shares_5 += told_5
-        loss, told_5 = self._losses(last, experience.tokens)
-        told = dict(zip(PARTS, self._sum(shares_5 + told_5), strict=True))
-        # gradients of processes are averaged
-        self.trainer.backward(loss * self.world, {**told, **experience.facts})
+        facts = {name: value / self.world for name, value in experience.facts.items()}
+        for one in experience.passes:
+            loss, parts = self._losses(one, experience.tokens)
+            self.trainer.backward(loss, {**parts, **facts})  # which are summed over processes
+            facts = {}
         self.trainer.step()
 
-    def _losses(self, one: Pass, tokens: float) -> tuple[Tensor, Tensor]:
+    def _losses(self, one: Pass, tokens: float) -> tuple[Tensor, dict[str, Tensor]]:
         """A pass's share of the loss, and of what is logged."""
-        read: Read = self.model(one.padded.ids_B_L, one.padded.reply_B_L)
+        read: Read = self.actor(one.padded.ids_B_L, one.padded.reply_B_L)
         log_ratio_M = read.logprobs_M - one.old_M
         if not self.trainer.log:
             self._check_ratio(log_ratio_M.detach())
@@ -311,7 +297,7 @@ class _Ppo:
         ratio_M = log_ratio_M.detach().exp()
         clipped = ((ratio_M - 1).abs() > clip).sum() / tokens
         moved = (ratio_M - 1 - log_ratio_M.detach()).sum() / tokens
-        return loss, torch.stack([loss, policy, value, clipped, moved]).detach()
+        return loss, {"policy": policy, "value": value, "clipped": clipped, "moved": moved}
 
     def _check_ratio(self, log_ratio_M: Tensor) -> None:
         gap = log_ratio_M.abs().max().item() if len(log_ratio_M) else 0.0
@@ -321,15 +307,6 @@ class _Ppo:
                 "on a token before anything was learnt: it must be 1"
             )
 
-    def _sum(self, values: Tensor) -> Tensor:
-        """The same of all processes together."""
-        reduced: Any = self.accelerator.reduce(values.to(self.accelerator.device), "sum")
-        return reduced
-
     def save(self, rows: Sequence[Row], out: Path) -> dict[str, Any]:
         """Write weights, value head, tokenizer and `steps.jsonl`; the update in a few numbers."""
-        told = {}
-        if self.accelerator.is_main_process:
-            told = self.trainer.save(self.tokenizer, rows, out)
-        self.accelerator.wait_for_everyone()
-        return told
+        return self.trainer.save(self.tokenizer, rows, out)

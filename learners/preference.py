@@ -29,6 +29,7 @@ from .learner import (
     Trainer,
     check_start,
     encode,
+    first_tokens,
     imitation,
     load,
     reference_logprobs,
@@ -71,7 +72,7 @@ def learn_preferences(
         lessons = steps(encode(rows, "sft", model, tokenizer), config, model.device)
 
     for parts in steps(examples, config, model.device):
-        tokens = sum(part.tokens_B_K[:, 0].sum() for part in parts)
+        tokens = first_tokens(parts)
         for part in parts:
             logprobs_B_K = sequence_logprobs(model, part)
             h_B_K = logprobs_B_K - ref_R_K[part.rows_B]

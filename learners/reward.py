@@ -32,7 +32,7 @@ from superalign.store.records import Row, digest
 
 from . import losses
 from .config import RewardConfig
-from .learner import Progress, Trainer
+from .learner import Progress, Trainer, alone
 from .scoring import TOLD, Critic, Prompt, critic_in, encode_read, load_reward_model, rewards
 
 
@@ -60,6 +60,7 @@ def learn(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make a reward model of the policy or the reward model in `base`; write it to `out`."""
+    alone(config)
     if (whole := base_of(base)) != base.resolve():
         raise BadInput(
             f"{base} is an adapter over {whole}: a reward model starts from whole weights; name "

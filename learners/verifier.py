@@ -22,7 +22,7 @@ import torch
 from superalign.store.records import Row
 
 from .config import VerifierConfig
-from .learner import Progress, Trainer, encode, hands, load
+from .learner import Progress, Trainer, alone, encode, hands, load
 from .scoring import TOLD
 from .values import ActorCritic, pad
 
@@ -35,6 +35,7 @@ def learn(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Make a verifier of the policy in `base` from `reward` rows, into `out`."""
+    alone(config)
     policy, tokenizer = load(base, config)
     examples = encode(rows, "reward", policy, tokenizer)
     actor = ActorCritic(policy, base)

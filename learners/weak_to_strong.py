@@ -49,6 +49,7 @@ from .learner import (
     Metrics,
     Progress,
     Trainer,
+    alone,
     encode,
     load,
     reference_logprobs,
@@ -70,6 +71,7 @@ def learn(
     of their replies, or on what `config.weak` says of the replies of `rank` or `pref` rows; write
     it to `out`."""
     taught = labelled(rows, config)
+    alone(config)
     model, tokenizer = load(base, config)
     weak_R_K = torch.tensor(labels_of(taught), dtype=torch.float32, device=model.device)
     if config.confidence and weak_R_K.shape[1] != 2:
