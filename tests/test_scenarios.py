@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from superalign.agents import Ask, Request, Sampling, View, chat, tags, view
 from superalign.scenarios.archive import Archive, spread
-from superalign.scenarios.gsm8k import FILE
 from superalign.scenarios.resolve import build_cast, build_models, check_words, oracle, resolve
 from superalign.scenarios.scenario import (
     Loaded,
@@ -53,10 +52,13 @@ def test_a_shipped_scenario_loads(path):
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_scenario_resolves(path, monkeypatch):
-    if "kind: gsm8k" in path.read_text() and not (DATA / "gsm8k" / FILE).is_file():
-        pytest.skip(f"needs {FILE}; set $SUPERALIGN_DATA")
     monkeypatch.setenv("SUPERALIGN_DATA", str(DATA))
-    resolved = resolve(Loaded.read(path))
+    try:
+        resolved = resolve(Loaded.read(path))
+    except BadInput as error:
+        if DATA.is_dir() or "$SUPERALIGN_DATA" not in str(error):
+            raise
+        pytest.skip(str(error))  # the data are not a part of this project
     assert set(resolved.loaded.scenario.cast) == set(resolved.protocol.seats)
 
 
