@@ -17,13 +17,7 @@ from superalign.store.records import Critique, Label, Message, Row
 NO_CRITIQUE = "no critique agrees with the label of 1 of 2 replies, wrong"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small a second thread only waits, for long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def asked(n, role="question"):

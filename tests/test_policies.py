@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,13 +42,7 @@ SMALL = (
 NAMES = st.sampled_from(["simultaneous", "alternating"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small a second thread only waits, for long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @lru_cache

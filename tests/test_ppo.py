@@ -21,13 +21,7 @@ from superalign.store.records import Message, Row
 ALL = torch.ones(1, 3, dtype=torch.bool)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small a second thread only waits, for long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def row(n, reply="a", reward=1.0, **more):

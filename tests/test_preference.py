@@ -15,14 +15,7 @@ from superalign.learners.config import KtoConfig
 from superalign.store.errors import BadInput, SuperalignError
 from superalign.store.records import Message, Row
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small a second thread only waits, for long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def row(n, kind, *replies, **more):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -31,13 +30,7 @@ ROCK_PAPER_SCISSORS = np.array([[0.0, 1, -1], [-1, 0, 1], [1, -1, 0]])
 EVEN, ROCK, PAPER = np.full(3, 1 / 3), np.eye(3)[0], np.eye(3)[1]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On tensors this small a second thread only waits, for long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Exploitability.
