@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help run test test-slow test-browser test-postgres check experiment bench bench-learners schema clean
+.PHONY: help run test test-slow test-browser test-postgres test-vllm check experiment bench bench-learners peers schema clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ run: $(VENV)/.installed ## set up, then run the main job: scenarios/arithmetic.y
 	$(BIN)/superalign run scenarios/arithmetic.yaml
 
 test: $(VENV)/.installed ## set up, then run the tests
-	$(BIN)/pytest -n 2 -m 'not slow and not browser and not postgres'
+	$(BIN)/pytest -n 2 -m 'not slow and not browser and not postgres and not vllm'
 
 test-slow: $(VENV)/.installed ## crash loops and other tests of minutes
 	$(BIN)/pytest -m slow
@@ -34,6 +34,17 @@ test-postgres: $(VENV)/.installed ## the store on a PostgreSQL server; installs 
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || (apt-get update -qq && apt-get install -y -qq postgresql)
 	$(BIN)/pytest -m postgres
 
+VLLM := .vllm
+
+$(VLLM)/.installed: constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --disable-pip-version-check -q torch==2.13.0
+	$(VLLM)/bin/pip install --disable-pip-version-check -q --no-deps -r constraints-vllm.txt
+	touch $@
+
+test-vllm: $(VENV)/.installed $(VLLM)/.installed ## the vllm engine on a real vLLM, in an environment of its own
+	SUPERALIGN_VLLM_PYTHON=$(abspath $(VLLM)/bin/python) $(BIN)/pytest -m vllm -o faulthandler_timeout=600
+
 check: $(VENV)/.installed ## lint, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,10 +54,23 @@ check: $(VENV)/.installed ## lint, types, layers
 experiment: $(VENV)/.installed ## three seeds, four arms: the table in docs/experiments.md
 	$(BIN)/python benchmarks/experiment.py
 
-bench: $(VENV)/.installed ## every table of docs/benchmarks.md
-	$(BIN)/python benchmarks/overhead.py
+PEERS := .peers
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --disable-pip-version-check -q -r benchmarks/peers.txt
+	touch $@
+
+peers: $(PEERS)/.installed ## the environment of the peers that two benchmarks run against
+
+bench: $(VENV)/.installed $(PEERS)/.installed ## every table of docs/benchmarks.md
+	$(BIN)/python benchmarks/overhead.py --picture docs/overhead.png
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/scheduler.py
+	$(BIN)/python benchmarks/scaling.py --picture docs/scaling.png
+	$(BIN)/python benchmarks/endpoint.py --plot docs/endpoint.png
+	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/rejudge.py
 	$(BIN)/python benchmarks/nyu.py
 	$(BIN)/python benchmarks/bitflips.py
@@ -68,4 +92,4 @@ schema: $(VENV)/.installed ## write the JSON schema of scenarios, langgraph.json
 	$(BIN)/python -c "from superalign.scenarios.indexes import write_indexes as w; w()"
 
 clean: ## remove what make made; runs stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(VLLM) build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -2,7 +2,7 @@
 
 from .agent import Agent, clean, view
 from .dialects import TAGS, Dialect, chat, plain, tags
-from .model import Ask, Completion, Model, Request, Sampling, View, Waits, complete
+from .model import Ask, Completion, Model, Request, Sampling, View, Waits, complete, pressure
 from .parse import parse_choice, parse_fault
 from .scripted import Scripted, recording
 
@@ -24,6 +24,7 @@ __all__ = [
     "parse_choice",
     "parse_fault",
     "plain",
+    "pressure",
     "recording",
     "tags",
     "view",

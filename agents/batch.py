@@ -1,10 +1,9 @@
-"""The running batch of one policy version: rows, the slots of the cache, and how tokens are drawn.
+"""The running batch of one policy version: who has which slot, and how tokens are drawn.
 
-Row `b` owns slot `b` of the cache from column 0 on. So nobody's arrival or departure moves
-anybody else's columns, prompts of all lengths stand side by side, and a step writes the new
-column alone, where a growing cache is copied whole.
+A turn lets newcomers in and writes one token to every row. Prompts are read once (prefilled), less
+what they share with a prompt read before (`prefixes.py`); keys and values lie in `slots.py`.
 
-Axes: B rows of the batch, M newcomers, T prompt tokens, W columns in use, V vocabulary.
+Axes: B rows of the batch, M newcomers, T tokens read, W columns in use, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,15 +13,22 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .prefixes import SHORTEST, Prefixes, common
+from .slots import Place, Slots, Span
 
 PREFILL = {"cpu": 1024, "cuda": 16384}
 """Prompt tokens in one prefill pass. On a CPU 1.6 times as fast as 4096: it fits the caches."""
+BAND = {"cpu": 64}
+"""Slots in a band. Other devices have one band: there a call costs more than what it reads."""
+APART = 8
+"""Columns by which rows of a band may differ before an empty band is taken."""
+SPARE = 2
+"""Slots for each row, so that a band may run empty and be filled anew with rows about as long."""
 
 
 @dataclass(eq=False)
@@ -35,6 +41,8 @@ class Policy:
     context: int
     windows: dict[str, int | None]
     """Kind of attention layer -> how far back it sees; None is to the beginning."""
+    reads_slots: bool
+    """Whether it attends to rows where they lie (`slots.attend`), or wants them side by side."""
     adapter: str | None = None
     """Which of the model's adapters is meant, where versions share a model."""
 
@@ -54,6 +62,9 @@ class Row:
     uniforms: list[float]
     """One draw per token to come, made beforehand from the call's own seed."""
     future: asyncio.Future[None] | Future[None]
+    slot: int = -1
+    shared: int = 0
+    """Tokens of the prompt that were taken over from another row."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
@@ -68,6 +79,11 @@ class Row:
         return len(self.prompt) + len(self.ids) - 1
 
     @property
+    def unread(self) -> int:
+        """Tokens of the prompt that are yet to be prefilled: all but the last, less the shared."""
+        return len(self.prompt) - 1 - self.shared
+
+    @property
     def stopped(self) -> bool:
         return bool(self.ids) and self.ids[-1] in self.policy.eos
 
@@ -76,149 +92,106 @@ class Row:
         return self.stopped or len(self.ids) == self.max_tokens
 
 
-@dataclass
-class Place:
-    """Where the coming forward pass writes."""
-
-    rows: slice
-    width: int
-    """Columns in use, once it has written."""
-    columns_B: Tensor | None = None
-    """The column of each row's token; None when whole prompts are written from column 0."""
-
-
-class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer, each [slot, head, column, feature]."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.states: list[Tensor] = []
-        self.place = Place(slice(0), 0)
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.states = [key_states[:0], value_states[:0]]
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        rows, width, columns_B = self.place.rows, self.place.width, self.place.columns_B
-        keys, values = self.states = [self._grown(states) for states in self.states]
-        if columns_B is None:  # a prompt sees itself alone, so it need not read the cache
-            keys[rows, :, :width], values[rows, :, :width] = key_states, value_states
-            return key_states, value_states
-        rows_B = torch.arange(rows.stop, device=columns_B.device)
-        keys[rows_B, :, columns_B] = key_states[:, :, 0]
-        values[rows_B, :, columns_B] = value_states[:, :, 0]
-        return keys[rows, :, :width], values[rows, :, :width]
-
-    def _grown(self, old: Tensor) -> Tensor:
-        """The same with room for the place at hand; by doubling, so that it seldom happens."""
-        slots, heads, columns, features = old.shape
-        if slots >= self.place.rows.stop and columns >= self.place.width:
-            return old
-        more = max(slots, _power_of_two(self.place.rows.stop))
-        wider = max(columns, _power_of_two(self.place.width))
-        # zeros, not empty: masked columns get weight 0, and 0 times a stray NaN is NaN
-        new = old.new_zeros(more, heads, wider, features)
-        new[:slots, :, :columns] = old
-        return new
-
-    # the model asks these only while it prefills, when nothing lies before the prompt
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-class Slots(Cache):
-    """The cache of a batch, as transformers' models want it."""
-
-    def __init__(self, layers: int) -> None:
-        self.slot_layers = [SlotLayer() for _ in range(layers)]
-        super().__init__(layers=[*self.slot_layers])
-
-    def place(self, place: Place) -> None:
-        for layer in self.slot_layers:
-            layer.place = place
-
-    def move(self, sources: list[int], targets: list[int], width: int) -> None:
-        for layer in self.slot_layers:
-            for states in layer.states:
-                states[targets, :, :width] = states[sources, :, :width]
-
-
 class Batch:
     """Rows of one version. Only `newcomers` and `free` are for other threads than the model's."""
 
-    def __init__(self, policy: Policy, slots: Slots, max_rows: int) -> None:
-        self.policy, self.slots, self.max_rows = policy, slots, max_rows
-        self.rows: list[Row] = []
+    def __init__(self, policy: Policy, slots: Slots, prefixes: Prefixes, max_rows: int) -> None:
+        self.policy, self.slots, self.prefixes = policy, slots, prefixes
+        self.max_rows, self.device = max_rows, policy.model.device
+        self.band = min(BAND.get(self.device.type, max_rows), max_rows)
+        bands = 1 if self.band == max_rows else math.ceil(SPARE * max_rows / self.band)
+        self.bands: list[list[Row]] = [[] for _ in range(bands)]
         self.newcomers: list[Row] = []
 
     @property
+    def rows(self) -> list[Row]:
+        return [row for band in self.bands for row in band]
+
+    @property
     def free(self) -> int:
-        return self.max_rows - len(self.rows) - len(self.newcomers)
+        return self.max_rows - sum(map(len, self.bands)) - len(self.newcomers)
 
     @torch.inference_mode()
     def turn(self) -> list[Row]:
         """Write one token to every row; the rows that are finished by it."""
-        self._keep([not row.future.done() for row in self.rows])  # a caller may have gone
+        self._drop({row for row in self.rows if row.future.done()})  # a caller may have gone
         self._enter([row for row in self.newcomers if not row.future.done()])
         self.newcomers = []
-        if not self.rows:
+        rows = self.rows
+        if not rows:
             return []
-        self._write()
-        finished = [row for row in self.rows if row.finished]
-        self._keep([not row.finished for row in self.rows])
+        self._write(rows)
+        finished = [row for row in rows if row.finished]
+        self._keep(finished)
+        self._drop(set(finished))
         return finished
-
-    def _keep(self, keeps: list[bool]) -> None:
-        """Drop rows; the last ones move into the slots that become free."""
-        left = sum(keeps)
-        targets = [b for b in range(left) if not keeps[b]]
-        sources = [b for b in range(left, len(keeps)) if keeps[b]]
-        if targets:
-            self.slots.move(sources, targets, max(self.rows[b].column for b in sources))
-            for source, target in zip(sources, targets, strict=True):
-                self.rows[target] = self.rows[source]
-        del self.rows[left:]
 
     def _enter(self, newcomers: list[Row]) -> None:
         """Prefill prompts, less the last token of each: that is what the first step reads."""
-        device = self.policy.model.device
-        by_length = sorted(newcomers, key=lambda row: len(row.prompt))
-        for rows in _chunks(by_length, PREFILL.get(device.type, 4096)):
-            first, width = len(self.rows), len(rows[-1].prompt) - 1
-            self.rows += rows
-            if width:
-                # padding stands behind the prompt, where causal attention never looks
-                padded = [row.prompt[:-1] + [0] * (width + 1 - len(row.prompt)) for row in rows]
-                ids_M_T = torch.tensor(padded, device=device)
-                self.slots.place(Place(slice(first, len(self.rows)), width))
-                self.policy.model.base_model(ids_M_T, past_key_values=self.slots, use_cache=True)
+        self._seat(newcomers)
+        groups = _alike(newcomers)
+        self._read([leader for leader, *_ in groups])
+        self._keep([leader for leader, *others in groups if others])
+        self._read([row for _, *others in groups for row in others])
 
-    def _write(self) -> None:
+    def _seat(self, newcomers: list[Row]) -> None:
+        """A slot for each, in the band whose longest row is nearest to it in length."""
+        widths = [max((row.column for row in band), default=None) for band in self.bands]
+        for row in sorted(newcomers, key=lambda row: row.column):
+            room = [i for i, band in enumerate(self.bands) if len(band) < self.band]
+            apart = {
+                i: abs(w - row.column) if (w := widths[i]) is not None else APART for i in room
+            }
+            i = min(room, key=apart.__getitem__)
+            row.slot = i * self.band + len(self.bands[i])
+            self.bands[i].append(row)
+            widths[i] = max(widths[i] or 0, row.column)
+
+    def _read(self, rows: list[Row]) -> None:
+        """Take over what is known of each prompt, and prefill the rest."""
+        for row in rows:
+            row.shared, known = self.prefixes.find(row.prompt[:-1])
+            if row.shared:
+                self.slots.write(row.slot, known, row.shared)
+        budget = PREFILL.get(self.device.type, 4096)
+        for some in ([r for r in rows if not r.shared], [r for r in rows if r.shared]):
+            for chunk in _chunks(sorted(some, key=lambda row: row.unread), budget):
+                if chunk[-1].unread:
+                    self._prefill(chunk)
+
+    def _prefill(self, rows: list[Row]) -> None:
+        width = rows[-1].unread
+        unread = [row.prompt[row.shared : -1] for row in rows]
+        # padding stands behind the prompt, where causal attention never looks
+        ids_M_T = self._tensor([ids + [0] * (width - len(ids)) for ids in unread])
+        slots_M, height = self._slots_of(rows)
+        told = {}
+        if rows[-1].shared:
+            columns_M_T = self._tensor([row.shared for row in rows])[:, None]
+            columns_M_T = columns_M_T + torch.arange(width, device=self.device)
+            width += max(row.shared for row in rows)
+            told = {"position_ids": columns_M_T, "attention_mask": self._mask(columns_M_T, width)}
+        self.slots.place(Place(slots_M, height, width, told.get("position_ids")))
+        self.policy.model.base_model(ids_M_T, past_key_values=self.slots, use_cache=True, **told)
+
+    def _write(self, rows: list[Row]) -> None:
         """One decoding step for all rows."""
-        rows, device = self.rows, self.policy.model.device
-        columns_B = torch.tensor([row.column for row in rows], device=device)
-        width = 8 * math.ceil((max(row.column for row in rows) + 1) / 8)  # as kernels like it
-        self.slots.place(Place(slice(0, len(rows)), width, columns_B))
+        columns_B_1 = self._tensor([[row.column] for row in rows])
+        slots_B, height = self._slots_of(rows)
+        spans = tuple(self._spans())
+        width = max(span.width for span in spans)
+        seen = {"spans": spans} if self.policy.reads_slots else {}
+        self.slots.place(Place(slots_B, height, width, columns_B_1, bool(seen)))
         logits_B_V = self.policy.model(
-            torch.tensor([[row.newest] for row in rows], device=device),
-            attention_mask=self._mask(columns_B, width),
-            position_ids=columns_B[:, None],
+            self._tensor([[row.newest] for row in rows]),
+            attention_mask=self._mask(columns_B_1, width),
+            position_ids=columns_B_1,
             past_key_values=self.slots,
             use_cache=True,
+            **seen,
         ).logits[:, -1]
         draws = [(row.temperature, row.uniforms[len(row.ids)]) for row in rows]
-        draws_2_B = torch.tensor(draws, device=device, dtype=torch.float64).T
+        draws_2_B = torch.tensor(draws, device=self.device, dtype=torch.float64).T
         ids_B, logprobs_B = sample(logits_B_V, *draws_2_B)
         if not logprobs_B.isfinite().all():
             raise FloatingPointError(f"{self.policy.id} gave probabilities that are not finite")
@@ -226,17 +199,59 @@ class Batch:
             row.ids.append(token)
             row.logprobs.append(logprob)
 
-    def _mask(self, columns_B: Tensor, width: int) -> Tensor | dict[str, Tensor]:
-        """Additive masks [B, 1, 1, W], one per kind of layer, which models take as they are."""
-        dtype, columns_W = self.policy.model.dtype, torch.arange(width, device=columns_B.device)
-        ages_B_W = columns_B[:, None] - columns_W
+    def _keep(self, rows: list[Row]) -> None:
+        """Remember what rows have read, for prompts that begin alike."""
+        rows = [row for row in rows if row.column >= SHORTEST]
+        if rows:
+            slots, longest = [row.slot for row in rows], max(row.column for row in rows)
+            for row, copied in zip(rows, self.slots.read(slots, longest), strict=True):
+                self.prefixes.put((row.prompt + row.ids)[: row.column], copied)
+
+    def _drop(self, gone: set[Row]) -> None:
+        """Forget rows; the last ones of their bands move into the slots that become free."""
+        moves: list[tuple[Row, int]] = []
+        for i, band in enumerate(self.bands):
+            left = [row for row in band if row not in gone]
+            free = [b for b, row in enumerate(band[: len(left)]) if row in gone]
+            for b, row in zip(free, [r for r in band[len(left) :] if r not in gone], strict=True):
+                moves.append((row, i * self.band + b))
+                band[b] = row
+            del band[len(left) :]
+        if moves:
+            width = max(row.column for row, _ in moves)
+            self.slots.move([row.slot for row, _ in moves], [slot for _, slot in moves], width)
+            for row, slot in moves:
+                row.slot = slot
+
+    def _spans(self) -> Iterator[Span]:
+        """Where each band that is in use lies, among the rows and in the slots."""
+        first = 0
+        for i, band in enumerate(self.bands):
+            if band:
+                slot, end = i * self.band, first + len(band)
+                width = 8 * math.ceil((max(row.column for row in band) + 1) / 8)  # as kernels like
+                yield Span(slice(first, end), slice(slot, slot + len(band)), width)
+                first = end
+
+    def _mask(self, columns_B_T: Tensor, width: int) -> Tensor | dict[str, Tensor]:
+        """Additive masks [B, 1, T, W], one per kind of layer, which models take as they are."""
+        dtype, columns_W = self.policy.model.dtype, torch.arange(width, device=self.device)
+        ages_B_T_W = columns_B_T[:, :, None] - columns_W
         masks: dict[str, Tensor] = {}
         for kind, window in self.policy.windows.items():
-            hidden_B_W = (ages_B_W < 0) | (ages_B_W >= (window or width))
-            mask_B_W = torch.zeros_like(hidden_B_W, dtype=dtype)
-            mask_B_W.masked_fill_(hidden_B_W, torch.finfo(dtype).min)
-            masks[kind] = mask_B_W[:, None, None]
+            hidden_B_T_W = (ages_B_T_W < 0) | (ages_B_T_W >= (window or width))
+            mask_B_T_W = torch.zeros_like(hidden_B_T_W, dtype=dtype)
+            mask_B_T_W.masked_fill_(hidden_B_T_W, torch.finfo(dtype).min)
+            masks[kind] = mask_B_T_W[:, None]
         return masks if len(masks) > 1 else masks.popitem()[1]
+
+    def _slots_of(self, rows: list[Row]) -> tuple[Tensor, int]:
+        """The slots of rows, and how many slots that reaches into."""
+        slots = [row.slot for row in rows]
+        return self._tensor(slots), max(slots) + 1
+
+    def _tensor(self, numbers: list[int] | list[list[int]]) -> Tensor:
+        return torch.tensor(numbers, device=self.device)
 
 
 def sample(logits_B_V: Tensor, temperature_B: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,16 +271,23 @@ def sample(logits_B_V: Tensor, temperature_B: Tensor, uniform_B: Tensor) -> tupl
     return ids_B, logprobs_B_V.gather(1, ids_B[:, None])[:, 0]
 
 
+def _alike(rows: list[Row]) -> list[list[Row]]:
+    """Rows in groups whose prompts begin like that of the first."""
+    groups: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: row.prompt):
+        if groups and common(groups[-1][0].prompt[:-1], row.prompt[:-1]) >= SHORTEST:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
 def _chunks(rows: list[Row], budget: int) -> Iterator[list[Row]]:
-    """Rows in order of length, cut where padded to the longest they would exceed the budget."""
+    """Rows in order of what they lack, cut where padded to the most they exceed the budget."""
     start = 0
     for end, row in enumerate(rows):
-        if end > start and (end + 1 - start) * len(row.prompt) > budget:
+        if end > start and (end + 1 - start) * row.unread > budget:
             yield rows[start:end]
             start = end
     if rows:
         yield rows[start:]
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()

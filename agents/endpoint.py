@@ -12,9 +12,10 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import httpx2
@@ -42,6 +43,8 @@ AGAIN = OVERLOADED | STRAINED | {"409", "425", "refused", "cut", "garbled", "emp
 """Statuses of which another attempt may do better."""
 CONNECT = 10.0
 """Seconds that a server may take to be reached."""
+RECONNECTS = 3
+"""Times that a connection to a socket is sought again. Nothing has been sent by then."""
 LONGEST_MESSAGE = 300
 MASK = "[key]"
 
@@ -64,10 +67,15 @@ class Endpoint:
         api_key_env: str | None = None,
         concurrency: int | None = None,
         timeout: float = 120.0,
+        socket: Path | None = None,
+        ready: Callable[[bool], Awaitable[None]] | None = None,
     ) -> None:
         """`api_key_env` names the environment's variable that holds the key; `timeout` bounds one
-        attempt from its first to its last byte. Raises BadInput when there is no key."""
+        attempt from its first to its last byte. A server of one's own may listen on a `socket`,
+        and `ready` is waited for before every attempt, told whether one has failed. Raises BadInput
+        when there is no key."""
         self.base_url, self.timeout, self.pace = base_url, timeout, Pace(concurrency)
+        self._socket, self._ready = socket, ready
         self._key = os.environ.get(api_key_env, "").strip() if api_key_env else ""
         if api_key_env and not self._key:
             raise BadInput(f"{base_url}: ${api_key_env} is empty; put the endpoint's key there")
@@ -77,12 +85,17 @@ class Endpoint:
         self._closed = False
 
     async def post(
-        self, path: str, body: dict[str, Any], read: Callable[[Any], Answer]
+        self, path: str, body: dict[str, Any], read: Callable[[Any], Answer], episode: str = ""
     ) -> tuple[Answer, tuple[Attempt, ...]]:
-        """What `read` makes of the answer, and all attempts. Raises ModelError with them."""
+        """What `read` makes of the answer, and all attempts. Raises ModelError with them. Where
+        calls wait for a place, episodes take turns."""
         attempts: list[Attempt] = []
         while True:
-            answer, failure = await self._attempt(path, body, read, attempts)
+            try:
+                window = await self._enter(episode, bool(attempts))
+            except ModelError as error:  # the server is gone for good
+                raise ModelError(str(error), tuple(attempts)) from error
+            answer, failure = await self._attempt(path, body, read, attempts, window)
             if failure is None:
                 return answer, tuple(attempts)
             if failure.status not in AGAIN or len(attempts) == TRIES:
@@ -115,7 +128,13 @@ class Endpoint:
             limits = httpx2.Limits(max_connections=None, max_keepalive_connections=self.pace.cap)
             # a redirect would send the prompt, and perhaps the key, to who knows where
             timeout = httpx2.Timeout(self.timeout, connect=min(self.timeout, CONNECT))
-            http = httpx2.AsyncClient(follow_redirects=False, timeout=timeout, limits=limits)
+            socket = str(self._socket) if self._socket else None
+            # a socket whose queue of callers is full refuses at once, where a port lets them wait
+            given: Any = {"limits": limits, "uds": socket, "retries": RECONNECTS}
+            transport = httpx2.AsyncHTTPTransport(**given) if socket else None
+            http = httpx2.AsyncClient(
+                follow_redirects=False, timeout=timeout, limits=limits, transport=transport
+            )
             self._client = AsyncOpenAI(
                 base_url=self.base_url,
                 api_key=self._key or "none",
@@ -135,8 +154,8 @@ class Endpoint:
         body: dict[str, Any],
         read: Callable[[Any], Answer],
         attempts: list[Attempt],
+        window: int,
     ) -> tuple[Any, Failure | None]:
-        window = await self.pace.enter()
         started = time.perf_counter()
         answer, usage, failure = None, (0, 0), None
         try:
@@ -162,11 +181,21 @@ class Endpoint:
         if failure is None:
             self.pace.succeeded(window, usage[1], seconds)
         elif status in OVERLOADED:
-            self.pace.overloaded(window)
-            self.pace.hold(failure.wait or 0.0)
+            self.pace.overloaded(window, failure.wait or 0.0)
         elif status in STRAINED:
             self.pace.failed(window)
         return answer, failure
+
+    async def _enter(self, episode: str, again: bool) -> int:
+        """Wait for a place, and for the server; gives the window that the attempt belongs to."""
+        window = await self.pace.enter(episode)
+        if self._ready is not None:
+            try:
+                await self._ready(again)
+            except BaseException:
+                self.pace.leave()
+                raise
+        return window
 
     def _failure(self, error: Exception) -> Failure:
         if isinstance(error, APIStatusError):

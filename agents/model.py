@@ -80,6 +80,8 @@ class Completion(NamedTuple):
     """Who said it, where that is not the model: a person, or whoever was recorded."""
     source: Source | None = None
     """What such an author is; None for whoever sits in the seat."""
+    reasoning: str = ""
+    """What the model wrote for itself before the text: nobody is shown it."""
 
     @property
     def completion_tokens(self) -> int | None:
@@ -94,7 +96,8 @@ class Waits(Exception):
 
 
 class Model(Protocol):
-    """An engine that answers requests. It must bear any number of concurrent calls."""
+    """An engine that answers requests. It must bear any number of concurrent calls; one in which
+    they wait for a place tells so by a property `pressure`."""
 
     name: str
     dialect: Dialect
@@ -104,6 +107,11 @@ class Model(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def pressure(model: Model) -> float:
+    """Calls that wait for a place in an engine, as a share of its places: 0 where there is room."""
+    return getattr(model, "pressure", 0.0)
 
 
 async def complete(model: Model, request: Request) -> Completion:

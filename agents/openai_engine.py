@@ -29,7 +29,7 @@ from .reply import (
     pick_logprob,
     pick_schema,
     picked,
-    text_of,
+    said_of,
     usage_of,
 )
 
@@ -75,13 +75,16 @@ class OpenAIModel:
         abilities = await self.able()
         body = self._body(request, abilities)
         (choice, usage), attempts = await self.endpoint.post(
-            "/chat/completions", body, lambda reply: (first_choice(reply), usage_of(reply))
+            "/chat/completions",
+            body,
+            lambda reply: (first_choice(reply), usage_of(reply)),
+            request.episode,
         )
-        text, reason = text_of(choice), choice.get("finish_reason")
+        (reasoning, text), reason = said_of(choice), choice.get("finish_reason")
         if reason == "content_filter":
             raise ModelError(f"{self.name}: a filter withheld the reply", attempts)
-        if len(text) > LONGEST_REPLY:
-            what = f"{len(text):,} characters long, at most {LONGEST_REPLY:,} are taken"
+        if (length := len(text) + len(reasoning)) > LONGEST_REPLY:
+            what = f"{length:,} characters long, at most {LONGEST_REPLY:,} are taken"
             raise ModelError(f"{self.name}: the reply is {what}", attempts)
         logprobs, picks = logprobs_of(choice), request.view.ask.picks
         pick = picked(text, picks) if "response_format" in body else None
@@ -94,7 +97,12 @@ class OpenAIModel:
             finish="length" if reason == "length" else "stop",
             prompt_tokens=usage[0],
             attempts=attempts,
+            reasoning=self.endpoint.scrub(reasoning),
         )
+
+    @property
+    def pressure(self) -> float:
+        return self.endpoint.pace.pressure
 
     async def close(self) -> None:
         if self._probing is not None and not self._probing.done():

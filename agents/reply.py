@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 PICK_TOKENS = 16
 """Tokens that `{"pick": N}` may take, however few a seat may write: its turn is N alone."""
+REASONING = ("reasoning_content", "reasoning")
+"""Fields in which servers give what a model wrote for itself."""
+OPEN, CLOSE = "<think>", "</think>"
+"""How models mark it that write it into the reply."""
 
 
 class Broken(Exception):
@@ -28,11 +33,36 @@ def first_choice(reply: Any) -> dict[str, Any]:
     return choices[0]
 
 
-def text_of(choice: dict[str, Any]) -> str:
-    """What was said: the content, or the words of a refusal. Reasoning is the model's own."""
+def said_of(choice: dict[str, Any]) -> tuple[str, str]:
+    """What the model wrote for itself, and what it said: the content, or the words of a refusal."""
     message = choice["message"]
+    told = (message.get(field) for field in REASONING)
+    reasoning = next((text for text in told if isinstance(text, str) and text), "")
     refusal = message.get("refusal")
-    return message.get("content") or (refusal if isinstance(refusal, str) else "")
+    content = message.get("content") or (refusal if isinstance(refusal, str) else "")
+    within, text = split_reasoning(content)
+    return "\n".join(filter(None, (reasoning, within))), text
+
+
+def split_reasoning(text: str) -> tuple[str, str]:
+    """Reasoning that a server has left in a reply, and what is said after it.
+
+    It stands between `<think>` at the very start and the first `</think>`; where a template has
+    opened it in the prompt, the reply holds its end alone. What does not end was cut off: nothing
+    is said after it. `<think>` anywhere else is ordinary text.
+    """
+    before, closing, after = text.partition(CLOSE)
+    opened = before.lstrip().startswith(OPEN)
+    if opened:
+        return before.lstrip()[len(OPEN) :].strip(), after.lstrip()
+    if closing and OPEN not in before:
+        return before.strip(), after.lstrip()
+    return "", text
+
+
+def text_of(choice: dict[str, Any]) -> str:
+    """What was said."""
+    return said_of(choice)[1]
 
 
 def usage_of(reply: Any) -> tuple[int, int]:
@@ -45,8 +75,13 @@ def usage_of(reply: Any) -> tuple[int, int]:
 
 
 def logprobs_of(choice: dict[str, Any]) -> tuple[float, ...] | None:
-    """Natural log-probabilities of the tokens said, if all are told."""
-    return tuple(min(float(entry["logprob"]), 0.0) for entry in _entries(choice)) or None
+    """Natural log-probabilities of the tokens said, if all are told; not of reasoning."""
+    reasoning, text = said_of(choice)
+    entries = _entries(choice)
+    if reasoning:
+        start = _start(entries, text)
+        entries = [] if start is None else [entry for at, entry in _placed(entries) if at >= start]
+    return tuple(min(float(entry["logprob"]), 0.0) for entry in entries) or None
 
 
 def pick_schema(picks: int) -> dict[str, Any]:
@@ -77,15 +112,12 @@ def pick_logprob(choice: dict[str, Any], picks: int) -> float | None:
     What the model would have written without the schema has no part in it: some servers tell
     probabilities from before the schema was laid over them, some from after.
     """
-    entries, place = _entries(choice), re.search(r":\s*(\d+)", text_of(choice))
-    if place is None:
+    entries, text = _entries(choice), text_of(choice)
+    place, start = re.search(r":\s*(\d+)", text), _start(entries, text)
+    if place is None or start is None:
         return None
-    start, spanning = 0, []
-    for entry in entries:
-        end = start + len(entry["token"])
-        if start < place.end(1) and end > place.start(1):
-            spanning.append(entry)
-        start = end
+    first, last = start + place.start(1), start + place.end(1)
+    spanning = [e for at, e in _placed(entries) if at < last and at + len(e["token"]) > first]
     if len(spanning) != 1:  # a number of several tokens
         return sum(min(float(entry["logprob"]), 0.0) for entry in spanning) if spanning else None
     (said,) = spanning
@@ -96,6 +128,20 @@ def pick_logprob(choice: dict[str, Any], picks: int) -> float | None:
     total = math.exp(said["logprob"])
     total += sum(math.exp(e["logprob"]) for e in others if e["token"] in rivals)
     return min(said["logprob"] - math.log(total), 0.0) if total else None
+
+
+def _start(entries: list[dict[str, Any]], text: str) -> int | None:
+    """Where a text begins in what its tokens spell: reasoning may stand before it."""
+    found = "".join(entry["token"] for entry in entries).rfind(text)
+    return found if found >= 0 and text else None
+
+
+def _placed(entries: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every token with the place at which it begins."""
+    at = 0
+    for entry in entries:
+        yield at, entry
+        at += len(entry["token"])
 
 
 def _entries(choice: dict[str, Any]) -> list[dict[str, Any]]:

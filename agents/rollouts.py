@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .batch import Batch, Policy, Row, Slots
+from .batch import Batch, Policy, Row
 from .model import Sampling
+from .prefixes import Prefixes
+from .slots import Slots, reads_slots
 
 
 def policy_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Policy:
@@ -30,6 +32,7 @@ def policy_of(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
         eos=frozenset({ends, *stops} - {None}),
         context=config.max_position_embeddings,
         windows=_windows(config),
+        reads_slots=reads_slots(model),
     )
 
 
@@ -58,7 +61,8 @@ def draw(
         )
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
-    batch, waiting = Batch(policy, Slots(policy.layers), max_batch), rows[::-1]
+    batch = Batch(policy, Slots(policy.layers), Prefixes(), max_batch)
+    waiting = rows[::-1]
     while waiting or batch.rows:
         while waiting and batch.free:
             batch.newcomers.append(waiting.pop())

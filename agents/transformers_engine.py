@@ -8,7 +8,6 @@ What a call answers depends on its messages, sampling and seed alone, not on who
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,10 +16,13 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from .batch import Batch, Policy, Row, Slots
+from .batch import Batch, Policy, Row
 from .dialects import Dialect
+from .line import Line
 from .model import Completion, Request
+from .prefixes import Prefixes
 from .rollouts import policy_of, uniforms
+from .slots import Slots
 from .tokens import decode, encode_prompt
 from .weights import base_of, drop_adapter, load_adapter, load_model, wear
 
@@ -49,8 +51,9 @@ class TransformersModel:
         )
         self._models: dict[Path, PreTrainedModel] = {}
         self._policies: dict[str, Policy] = {}
-        self._waiting: dict[Policy, deque[Row]] = {}
+        self._waiting: dict[Policy, Line[Row]] = {}
         self._batches: dict[Policy, Batch] = {}
+        self._prefixes: dict[Policy, Prefixes] = {}
         self._spare: list[Slots] = []
         self._asked = 0
         self._closed = False
@@ -76,6 +79,7 @@ class TransformersModel:
         gone = self._policies.pop(version, None)
         if gone is None:
             return
+        self._prefixes.pop(gone, None)
         if gone.adapter is not None:
             drop_adapter(gone.model, gone.adapter)
         kept = {policy.model for policy in self._policies.values()}
@@ -86,7 +90,7 @@ class TransformersModel:
             raise RuntimeError(f"model {self.name} is closed")
         done = asyncio.get_running_loop().create_future()
         row = self._row(request, done)
-        self._waiting.setdefault(row.policy, deque()).append(row)
+        self._waiting.setdefault(row.policy, Line()).push(row, request.episode)
         self._asked += 1
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run(), name=f"model-{self.name}")
@@ -99,6 +103,15 @@ class TransformersModel:
             prompt_tokens=len(row.prompt),
         )
 
+    @property
+    def pressure(self) -> float:
+        """Rows for which their version's batch has no room, as a share of a batch."""
+        over = 0
+        for policy, line in self._waiting.items():
+            batch = self._batches.get(policy)
+            over += max(0, len(line) - (batch.free if batch else self.max_batch))
+        return over / self.max_batch
+
     async def close(self) -> None:
         """End the loop, fail the calls under way, and let go of the weights."""
         self._closed = True
@@ -108,6 +121,7 @@ class TransformersModel:
                 await self._loop
         self._thread.shutdown()
         self._policies.clear()
+        self._prefixes.clear()
         self._models.clear()
         self._spare.clear()
 
@@ -143,7 +157,7 @@ class TransformersModel:
                     await self._turn(policy)
         finally:
             # however the loop ends, no future is left behind
-            rows = [row for queue in self._waiting.values() for row in queue]
+            rows = [row for line in self._waiting.values() for row in line.clear()]
             rows += [row for b in self._batches.values() for row in (*b.rows, *b.newcomers)]
             _fail(rows, RuntimeError(f"model {self.name} was closed"))
             self._waiting.clear()
@@ -158,15 +172,16 @@ class TransformersModel:
 
     def _admit(self) -> None:
         """Waiting rows join the batch of their version, as far as there is room."""
-        for policy, queue in list(self._waiting.items()):
+        for policy, line in list(self._waiting.items()):
             if policy not in self._batches:
                 # versions share their architecture, so the slots of one fit every other
                 slots = self._spare.pop() if self._spare else Slots(policy.layers)
-                self._batches[policy] = Batch(policy, slots, self.max_batch)
+                prefixes = self._prefixes.setdefault(policy, Prefixes())
+                self._batches[policy] = Batch(policy, slots, prefixes, self.max_batch)
             batch = self._batches[policy]
-            while queue and batch.free:
-                batch.newcomers.append(queue.popleft())
-            if not queue:
+            while line and batch.free:
+                batch.newcomers.append(line.pop())
+            if not line:
                 del self._waiting[policy]
 
     async def _turn(self, policy: Policy) -> None:

@@ -1,28 +1,36 @@
 """What the kernel and its journal cost beside bare LangGraph, without any model time.
 
-    python benchmarks/overhead.py [--episodes 1000] [--repeats 7] [--json]
+    python benchmarks/overhead.py [--episodes 1000] [--repeats 7] [--picture FILE.png] [--json]
 
-A three-node graph, scripted models that answer at once, 1,000 episodes, 64 in flight. Arms, taken
-in turn within every repeat: bare LangGraph without any persistence; superalign with its journal on
-disk; the same with a store that writes nothing; LangGraph with its own SQLite checkpointer.
-Reported: the median over repeats of each repeat's ratio to bare LangGraph. Target: 1.3.
+Three calls an episode, scripted models that answer at once, 1,000 episodes, 64 in flight. Arms,
+taken in turn within every repeat: a graph of three nodes in bare LangGraph without any persistence;
+superalign with its journal on disk; the same with a store that writes nothing; LangGraph with its
+own SQLite checkpointer; plain asyncio with one SQLite row and commit a call; a solver in Inspect AI
+with its log on disk, in a process and an environment of its own (`make peers`; skipped without).
+Reported: the median over repeats of each repeat's ratio to bare LangGraph, by the clock and of the
+cores' time, which other processes disturb less. Targets: superalign at
+most 1.3, and at least 8 times faster than Inspect AI.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import platform
+import sqlite3
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
@@ -37,6 +45,9 @@ from superalign.store import Question, Store, Task
 CONCURRENCY = 64
 TEXT = "x" * 200
 SEATS = ("attacker", "learner", "critic")
+BARE, OURS, INSPECT = "bare LangGraph", "superalign, journal on disk", "Inspect AI"
+HERE = Path(__file__).parent
+PEERS = HERE.parent / ".peers" / "bin" / "python"
 
 
 @protocol(seats=SEATS)
@@ -101,12 +112,13 @@ async def superalign_arm(episodes: int, folder: Path, kind: type[Store] = Store)
     assert ended == {"done": episodes}
 
 
+def an_ask() -> Request:
+    return Request((), Sampling(), 0, "", View("", Question(), None, Ask("answer")), "", 0)
+
+
 def bare_graph() -> StateGraph[State]:
     """The same state and nodes without the kernel: they ask the same model and return its text."""
-    model, request = (
-        Scripted([TEXT]),
-        Request((), Sampling(), 0, "", View("", Question(), None, Ask("answer")), "", 0),
-    )
+    model, request = Scripted([TEXT]), an_ask()
 
     def node(seat: str) -> Any:
         async def speak(state: State) -> dict[str, Any]:
@@ -156,57 +168,138 @@ async def unwritten_arm(episodes: int, folder: Path) -> None:
     await superalign_arm(episodes, folder, Forgetful)
 
 
-ARMS = {
-    "bare LangGraph": bare_arm,
-    "superalign, nothing written": unwritten_arm,
-    "superalign, journal on disk": superalign_arm,
-    "LangGraph + SQLite checkpointer": checkpointer_arm,
+async def commits_arm(episodes: int, folder: Path) -> None:
+    """No framework: a row a call, committed before the next is made. SQLite set as the store is."""
+    model, request = Scripted([TEXT]), an_ask()
+    with contextlib.closing(sqlite3.connect(folder / "calls.sqlite", isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("CREATE TABLE calls (episode, seat, answer, PRIMARY KEY (episode, seat))")
+
+        async def one(i: int) -> None:
+            for seat in SEATS:
+                said = await complete(model, request)
+                row = i, seat, json.dumps({"text": said.text, "finish": said.finish})
+                db.execute("INSERT INTO calls VALUES (?, ?, ?)", row)
+
+        await drain(episodes, one)
+
+
+class Taken(NamedTuple):
+    """What an arm took in a repeat: seconds by the clock, and of the cores."""
+
+    seconds: float
+    cpu: float
+
+
+def inspect_arm(episodes: int, folder: Path) -> Taken:
+    words = [PEERS, HERE / "overhead_inspect.py", episodes, CONCURRENCY, folder]
+    done = subprocess.run(list(map(str, words)), check=True, capture_output=True, text=True)
+    return Taken(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def timed(arm: Callable[[int, Path], Coroutine[Any, Any, None]]) -> Callable[[int, Path], Taken]:
+    """What an arm takes in a loop of its own."""
+
+    def run(episodes: int, folder: Path) -> Taken:
+        gc.collect()
+        started, cpu = time.perf_counter(), time.process_time()
+        asyncio.run(arm(episodes, folder))
+        return Taken(time.perf_counter() - started, time.process_time() - cpu)
+
+    return run
+
+
+ARMS: dict[str, Callable[[int, Path], Taken]] = {
+    "plain asyncio + a commit a call": timed(commits_arm),
+    BARE: timed(bare_arm),
+    "superalign, nothing written": timed(unwritten_arm),
+    OURS: timed(superalign_arm),
+    "LangGraph + SQLite checkpointer": timed(checkpointer_arm),
+    INSPECT: inspect_arm,
 }
 
 
-def measure(episodes: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every arm in every repeat; the arms take turns, their order rotates."""
-    seconds: dict[str, list[float]] = {name: [] for name in ARMS}
+def measure(names: list[str], episodes: int, repeats: int) -> dict[str, list[Taken]]:
+    """What every arm took in every repeat; the arms take turns, their order rotates."""
+    taken: dict[str, list[Taken]] = {name: [] for name in names}
     for repeat in range(-1, repeats):
-        names = list(ARMS)
-        for name in names[repeat % len(ARMS) :] + names[: repeat % len(ARMS)]:
+        first = repeat % len(names)
+        for name in names[first:] + names[:first]:
             with tempfile.TemporaryDirectory() as folder:
-                gc.collect()
-                started = time.perf_counter()
-                asyncio.run(ARMS[name](episodes, Path(folder)))
-                if repeat >= 0:  # the first round warms up
-                    seconds[name].append(time.perf_counter() - started)
-    return seconds
+                found = ARMS[name](episodes, Path(folder))
+            if repeat >= 0:  # the first round warms up
+                taken[name].append(found)
+    return taken
+
+
+def facts_of(taken: dict[str, list[Taken]], episodes: int) -> dict[str, dict[str, Any]]:
+    """What is reported of every arm: by the clock, and the cores' time beside bare LangGraph's."""
+
+    def compared(name: str, other: str, what: str) -> list[float]:
+        pairs = zip(taken[name], taken[other], strict=True)
+        ratios = [getattr(a, what) / getattr(b, what) for a, b in pairs]
+        return [statistics.median(ratios), min(ratios), max(ratios)]
+
+    return {
+        name: {
+            "us_per_call": statistics.median(t.seconds for t in found) / episodes / 3 * 1e6,
+            "of_bare": compared(name, BARE, "seconds"),
+            "of_bare_cpu": compared(name, BARE, "cpu"),
+            "of_ours": compared(name, OURS, "seconds"),
+        }
+        for name, found in taken.items()
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    seconds = measure(args.episodes, args.repeats)
-    base = seconds["bare LangGraph"]
-    arms = {}
-    for name, taken in seconds.items():
-        ratios = [a / b for a, b in zip(taken, base, strict=True)]
-        arms[name] = {
-            "ratio": round(statistics.median(ratios), 3),
-            "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
-            "us_per_call": round(statistics.median(taken) / args.episodes / 3 * 1e6),
-        }
+    names = [name for name in ARMS if name != INSPECT or PEERS.exists()]
+    arms = facts_of(measure(names, args.episodes, args.repeats), args.episodes)
     packages = ("superalign", "langgraph", "sqlalchemy", "langgraph-checkpoint-sqlite")
     versions = {"python": platform.python_version(), **{p: version(p) for p in packages}}
-    facts = {"arms": arms, "episodes": args.episodes, "repeats": args.repeats, "versions": versions}
+    if INSPECT in arms:
+        ask = "from importlib.metadata import version; print(version('inspect_ai'))"
+        found = subprocess.run([PEERS, "-c", ask], check=True, capture_output=True, text=True)
+        versions["inspect_ai"] = found.stdout.strip()
+    if args.picture:
+        draw(arms, args.picture)
     if args.json:
-        print(json.dumps(facts, indent=2))
+        facts = {"arms": arms, "episodes": args.episodes, "repeats": args.repeats}
+        print(json.dumps(facts | {"versions": versions}, indent=2))
         return
     print(f"{args.episodes} episodes of 3 calls, {CONCURRENCY} in flight, {args.repeats} repeats")
+    heads = ("times bare LangGraph", "the cores' time", "times superalign")
+    print(f"{'':32} us a call  " + "".join(f"{head:25}" for head in heads).rstrip())
     for name, arm in arms.items():
-        low, high = arm["ratio_range"]
-        print(f"{name:34} {arm['ratio']:6.2f} times bare ({low:.2f} to {high:.2f})", end="")
-        print(f"  {arm['us_per_call']:6} us a call")
+        spans = (arm[key] for key in ("of_bare", "of_bare_cpu", "of_ours"))
+        cells = "".join(f"{f'{m:.2f} ({low:.2f} to {high:.2f})':25}" for m, low, high in spans)
+        print(f"{name:32} {arm['us_per_call']:9.0f}  {cells.rstrip()}")
+    if INSPECT not in arms:
+        print(f"{INSPECT}: left out, there is no {PEERS}; `make peers` makes it", file=sys.stderr)
     print(", ".join(f"{name} {v}" for name, v in versions.items()))
+
+
+def draw(arms: dict[str, dict[str, Any]], path: Path) -> None:
+    """A dot an arm, on a scale of powers of ten."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    ax = figure.subplots()
+    names = list(reversed(arms))
+    values = [arms[name]["us_per_call"] for name in names]
+    ax.scatter(values, names, color=["black" if name == OURS else "0.6" for name in names])
+    for name, value in zip(names, values, strict=True):
+        ax.annotate(f"{value:,.0f}", (value, name), (6, -4), textcoords="offset points")
+    ax.grid(alpha=0.3)
+    ax.set(xscale="log", xlabel="microseconds a call, without any model time")
+    ax.margins(x=0.15)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

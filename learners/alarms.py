@@ -23,7 +23,7 @@ The truth that only the kernel knows is not used: a real run has audits and held
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -87,23 +87,28 @@ def panel(
     `frozen` are episodes of the same policy against opponents at an older version than their
     newest; its own against learning ones say nothing of strength, for both may be getting worse.
     """
-    done = [e for e in episodes if e.status == "done"]
-    seen = oversight(audits := audited(done, labels, seat))
-    spread = [edit_diversity(samples(e, seat)) for e in done]
-    asked = [e.question.text for e in done if e.question.text]
+    truth, audits = _truth(labels), Counter[tuple[bool, bool]]()
+    rewards, spread, asked = list[float | None](), list[float | None](), list[str]()
+    for episode in episodes:  # one by one: there may be more than memory holds
+        if episode.status == "done":
+            audits.update(_audits(episode, truth, seat))
+            rewards.append(episode.rewards.get(seat))
+            spread.append(edit_diversity(samples(episode, seat)))
+            asked.append(episode.question.text)
+    seen = oversight(audits)
     tested = [e.correct for e in evaluations]
     return Panel(
         iteration=iteration,
-        reward=_reward(done, seat),
-        diversity=mean_interval([value for value in spread if value is not None]),
-        questions=_apart(asked),
+        reward=_mean(rewards),
+        diversity=_mean(spread),
+        questions=_apart([text for text in asked if text]),
         gold=seen.gold,
         heldout=wilson(sum(tested), len(tested)),
         mcc=seen.mcc,
         informedness=seen.informedness,
         gap=_gap(audits),
         false_positive=seen.false_positive,
-        frozen=_reward((e for e in frozen if e.status == "done"), seat),
+        frozen=_mean(e.rewards.get(seat) for e in frozen if e.status == "done"),
         audited=seen.n,
     )
 
@@ -129,19 +134,28 @@ def audited(
     Only labels count that were drawn without looking at the answer; where people contradict each
     other, none does.
     """
+    truth = _truth(labels)
+    return Counter(audit for episode in episodes for audit in _audits(episode, truth, seat))
+
+
+Truth = Mapping[tuple[str, str, str], bool]
+"""(run, episode, turn) -> what people say of it."""
+
+
+def _truth(labels: Iterable[Label]) -> Truth:
     audits = [label for label in labels if label.why in AUDITS and label.source == "human"]
-    truth = {place: label.correct for place, label in agreed(audits).items() if label}
-    return Counter(
-        (said.correct, truth[place])
-        for e in episodes
-        for key, said in judgements(e, seat=seat).items()
-        if (place := (e.run, e.id, key)) in truth
-    )
+    return {place: label.correct for place, label in agreed(audits).items() if label}
 
 
-def _reward(episodes: Iterable[Episode], seat: str) -> Estimate | None:
-    found = [reward for e in episodes if (reward := e.rewards.get(seat)) is not None]
-    return mean_interval(found)
+def _audits(episode: Episode, truth: Truth, seat: str) -> Iterator[tuple[bool, bool]]:
+    for key, said in judgements(episode, seat=seat).items():
+        if (place := (episode.run, episode.id, key)) in truth:
+            yield said.correct, truth[place]
+
+
+def _mean(values: Iterable[float | None]) -> Estimate | None:
+    """Of what was measured."""
+    return mean_interval([value for value in values if value is not None])
 
 
 def _gap(cases: Counter[tuple[bool, bool]]) -> Estimate | None:
@@ -320,16 +334,17 @@ def panel_of(store: Store, run: str, iteration: int, seat: str = "learner") -> P
     """
     made = [v for v in store.versions(run) if v.parent and v.iteration < iteration]
     now = {v.seat: v.id for v in made}
-    own = list(store.episodes(run, iteration=iteration))
+    mine: Iterable[Episode] = store.episodes(run, iteration=iteration)
     if seat in now:  # a version is known by its own words, not by those of older ones
-        own = [e for e in own if {t.policy for t in e.by(seat)} <= {now[seat]}]
+        mine = (e for e in mine if {t.policy for t in e.by(seat)} <= {now[seat]})
     others = {name: policy for name, policy in now.items() if name != seat}
+    labels, tested = store.labels(run), store.evaluations(run, iteration - 1)
+    if not others:
+        return panel(iteration, mine, labels, tested, (), seat)
+    own = list(mine)
     frozen = [e for e in own if _met_frozen(e, others)]
     fresh = [e for e in own if not _met_frozen(e, others)]
-    tested = store.evaluations(run, iteration - 1)
-    found = panel(iteration, fresh, store.labels(run), tested, frozen, seat)
-    if not others:
-        return found
+    found = panel(iteration, fresh, labels, tested, frozen, seat)
     last = max((v.iteration for v in made if v.seat == seat), default=0)
     before = {v.seat: v.id for v in made if v.iteration < last}
     cast = store.run(run).scenario["cast"]

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from superalign.agents.slots import ATTENTION
+
 PASS = 256
 """What a forward pass costs besides its tokens, in tokens: padding up to that much is borne."""
 
@@ -110,7 +112,7 @@ def shares_prompts(model: PreTrainedModel) -> bool:
     reaches all of them, and places are as they are told."""
     config = model.config.get_text_config()
     return (
-        config._attn_implementation == "sdpa"
+        config._attn_implementation in ("sdpa", ATTENTION)
         and bool(getattr(config, "rope_parameters", None))
         and set(getattr(config, "layer_types", None) or ()) <= {"full_attention"}
         and not getattr(config, "sliding_window", None)

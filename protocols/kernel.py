@@ -10,15 +10,19 @@ from collections.abc import Callable, Iterable, Iterator
 from superalign.store.records import Episode
 from superalign.store.store import Entry, Store
 
+from .flow import Flow
 from .setting import Plan, Setting
 from .stage import Stage
+
+MOST = 4096
+"""Episodes that are ever in flight."""
 
 
 async def run_many(
     setting: Setting,
     plans: Iterable[Plan],
     on_end: Callable[[Episode], None],
-    concurrency: int = 64,
+    concurrency: int = MOST,
 ) -> None:
     """Play episodes, or resume them: those of a killed or parked run go on from their journal.
 
@@ -33,43 +37,44 @@ async def play_all(
     store: Store,
     stages: Iterable[Stage],
     on_end: Callable[[Episode], None],
-    concurrency: int = 64,
+    concurrency: int = MOST,
 ) -> None:
-    """Play stages, `concurrency` at a time; `on_end` gets each episode when it is on disk.
+    """Play stages, as many at a time as the engines can use and at most `concurrency`; `on_end`
+    gets each episode when it is on disk.
 
     Memory does not grow with their number: `stages` is read as places fall free. One episode's
     failure never ends another; a store that fails ends all.
     """
-    waiting, ended, news = iter(stages), list[Episode](), asyncio.Event()
+    ended, news = list[Episode](), asyncio.Event()
 
-    async def work() -> None:
-        for stage in waiting:
-            episode = await stage.play()
-            if episode.status != "waiting":
-                store.put_episode(episode)
-            ended.append(episode)
-            news.set()
+    async def one(stage: Stage) -> None:
+        stage.answered = flow.answered
+        episode = await stage.play()
+        if episode.status != "waiting":
+            store.put_episode(episode)
+        ended.append(episode)
+        news.set()
 
     async def report() -> None:
         """Wait for the disk, so that those who play need not."""
-        while not all(worker.done() for worker in workers) or ended:
+        while not playing.done() or ended:
             await news.wait()
             news.clear()
             batch = ended.copy()
             ended.clear()
-            if all(worker.done() for worker in workers):
+            if playing.done():
                 store.flush()  # nobody plays any more: do not wait for company
             else:
                 await store.committed()
             for episode in batch:
                 on_end(episode)
 
+    flow = Flow(concurrency, one)
     with _little_garbage():
         try:
             async with asyncio.TaskGroup() as group:
-                workers = [group.create_task(work()) for _ in range(concurrency)]
-                for worker in workers:
-                    worker.add_done_callback(lambda _: news.set())
+                playing = group.create_task(flow.run(stages))
+                playing.add_done_callback(lambda _: news.set())
                 group.create_task(report())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None

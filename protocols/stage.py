@@ -21,13 +21,13 @@ import contextlib
 import time
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from difflib import unified_diff
 from functools import partial
 from typing import Any
 
 from superalign.agents.agent import Agent, clean, view
-from superalign.agents.model import Ask, Completion, Request, Waits
+from superalign.agents.model import Ask, Completion, Request, Waits, pressure
 from superalign.agents.quotes import mark_quotes
 from superalign.store.errors import (
     Divergence,
@@ -85,6 +85,8 @@ class Stage:
         """Keys of the calls that wait for a person."""
         self.parked = False
         self.over = asyncio.Event()
+        self.answered: Callable[[float], None] = lambda pressure: None
+        """Told of every call that was waited for, with how many calls now wait for a place."""
 
     async def play(self) -> Episode:
         """Run the graph to its end. Failure is data: the episode says what went wrong."""
@@ -244,6 +246,7 @@ class Stage:
         try:
             completion = await reply
         except Waits:
+            self.answered(0.0)
             await self._wait(key, request)
         except Exception as raised:
             error = failure(raised)
@@ -252,6 +255,7 @@ class Stage:
             if task is None or task.cancelling():
                 raise
             error = ModelError("the model gave this call up")  # nobody cancelled it
+        self.answered(max(pressure(agent.model) for agent in self.setting.cast.values()))
         return self._journal(key, agent, request, completion, error, started)
 
     def _journal(
@@ -406,6 +410,7 @@ def _turn(
         finish=completion.finish if completion else "stop",
         error=error and str(error),
         normalised=normalised,
+        reasoning=clean(completion.reasoning)[0] if completion else "",
         prompt_tokens=completion.prompt_tokens if completion else 0,
         attempts=completion.attempts if completion else error.attempts if error else (),
         seconds=seconds,
@@ -420,10 +425,10 @@ def checked(private: Mapping[str, str], turn: Turn) -> Turn:
 
 
 def said(turn: Turn) -> Turn:
-    """The turn, unless the model failed: then ModelError."""
+    """The turn as graphs may hold it, without reasoning. Raises ModelError where there is none."""
     if turn.error is not None:
         raise ModelError(turn.error)
-    return turn
+    return turn.model_copy(update={"reasoning": ""}) if turn.reasoning else turn
 
 
 def describe(error: Exception) -> str:

@@ -26,13 +26,14 @@ class Asking:
     scenario: Scenario
     store: Store
 
-    def labels(self, iteration: int, episodes: Sequence[Episode]) -> list[Label] | None:
+    def labels(self, iteration: int, episodes: Iterable[Episode]) -> list[Label] | None:
         """An iteration's labels, asked for once."""
         labels, human = self.scenario.labels, self.scenario.labels.human
         if labels.control == "oracle":
             return control(episodes)
-        mine = {e.id for e in episodes}
-        done = [label for label in self.store.labels(self.run) if label.episode in mine]
+        stored = self.store.labels(self.run)
+        mine = {e.id for e in episodes} if stored else set()
+        done = [label for label in stored if label.episode in mine]
         if done or human is None:
             return done
         if human.source == "person":
@@ -46,7 +47,7 @@ class Asking:
         return fresh
 
     def more(
-        self, iteration: int, episodes: Sequence[Episode], labels: list[Label], *, ask: bool
+        self, iteration: int, episodes: Iterable[Episode], labels: list[Label], *, ask: bool
     ) -> list[Label] | None:
         """These labels, and as many again of people on answers drawn at random that nobody has
         labelled. `ask` is whether to ask for them, or to take over what was asked for before."""
@@ -89,7 +90,7 @@ class Asking:
         )
 
     def _choose(
-        self, iteration: int, episodes: Sequence[Episode], rng: random.Random
+        self, iteration: int, episodes: Iterable[Episode], rng: random.Random
     ) -> list[Chosen]:
         """This iteration's share of the budget, spent by the policy on what is known so far."""
         scenario, human = self.scenario, self.scenario.labels.human

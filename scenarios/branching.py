@@ -90,7 +90,7 @@ class Branching:
     def settings(self, resolved: Resolved, branch: str) -> Callable[[Episode], Setting]:
         """The setting of an episode: seats that learnt speak as the version that spoke in it."""
         people = people_of(resolved, self.store.url, branch)
-        self.models = build_models(resolved, self.live, people)
+        self.models = build_models(resolved, self.live, people, self.folder)
         root = self.origin
         while root.parent is not None:
             root = self.store.run(root.parent)

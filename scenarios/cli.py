@@ -47,6 +47,8 @@ def run(
         print(f"not honoured by {lacks}", file=sys.stderr)
     for kept in facts["kept"]:
         print(f"kept: {kept}", file=sys.stderr)
+    for some in facts["unanswered"]:
+        print(f"unanswered: {some}; --resume asks them again", file=sys.stderr)
     for limit in facts["stopped"]:
         print(f"stopped: {limit}; loosen `stop`, and --resume goes on", file=sys.stderr)
     if facts["paused"]:

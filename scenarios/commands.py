@@ -58,6 +58,7 @@ def run_scenario(
         "folder": str(folder),
         "episodes": total,
         "failed": failed,
+        "unanswered": _unanswered(experiment),
         "waiting": waiting,
         "alarms": experiment.alarms,
         "paused": experiment.parked and not waiting,
@@ -67,7 +68,23 @@ def run_scenario(
         "price": told["spent"] and told["spent"]["price"],
         "seconds": round(time.monotonic() - started, 1),
     }
-    return facts, failed <= resolved.loaded.scenario.limits.failed_share * total
+    share, test = wanted.limits.failed_share, experiment.held_out
+    passed = test is None or all(
+        len(why) <= share * len(test.tasks) for why in test.failed.values()
+    )
+    return facts, passed and failed <= share * total
+
+
+def _unanswered(experiment: Experiment) -> list[str]:
+    """Of every test: how many of its questions have no answer, and what was said of the first."""
+    test = experiment.held_out
+    if test is None:
+        return []
+    return [
+        f"{len(why)} of {len(test.tasks)} held-out questions after {iteration} updates: {why[0]}"
+        for iteration, why in test.failed.items()
+        if why
+    ]
 
 
 def fresh_folder(scenario: Scenario, out: Path, store_url: str | None) -> Path:

@@ -129,7 +129,7 @@ async def _play(
     cells: Sequence[Cell],
     told: Told,
 ) -> None:
-    models = build_models(resolved, people=people_of(resolved, store.url, branch))
+    models = build_models(resolved, people=people_of(resolved, store.url, branch), folder=folder)
     scenario, over = resolved.loaded.scenario, store.ended(branch)
     versions = [v for v in store.versions(store.run(branch).parent or "") if v.parent]
     done, total = len(over), len(cells) * match.episodes

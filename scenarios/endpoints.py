@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,18 +24,22 @@ from pydantic import ValidationError
 from superalign.store.errors import BadInput, ModelError
 from superalign.store.records import PolicyVersion, Record
 
-from .engines import EnvName, OpenAIEngine
+from .engines import EnvName, OpenAIEngine, VllmEngine
 from .scenario import Loaded
 from .yaml_source import Source
 
 if TYPE_CHECKING:
-    from superalign.agents import Model
+    from superalign.agents import Dialect, Model
     from superalign.agents.endpoint import Endpoint
     from superalign.agents.openai_engine import OpenAIModel
     from superalign.agents.probe import Abilities
+    from superalign.agents.vllm_engine import VllmModel
+    from superalign.agents.vllm_server import VllmServer
     from superalign.store import Store
 
 FILE = "SUPERALIGN_ENDPOINTS"
+MOST_ADAPTERS = 16
+"""Of one server in one batch; it holds more, and changes between them."""
 
 
 class Address(Record):
@@ -129,6 +135,52 @@ def build_openai(
     return OpenAIModel(name, endpoints[key], engine.model, picks_json=engine.picks == "json")
 
 
+def build_vllm(
+    loaded: Loaded,
+    name: str,
+    weights: Path,
+    dialect: Dialect,
+    log: Path,
+    servers: dict[Any, VllmServer],
+) -> VllmModel:
+    """The model, in the server that others of the run share with it, or in one of its own. It
+    starts when it is first asked. Raises BadInput."""
+    from superalign.agents.vllm_engine import VllmModel
+    from superalign.agents.vllm_server import Adapters, VllmServer, interpreter
+
+    engine, scenario = loaded.scenario.models[name], loaded.scenario
+    assert isinstance(engine, VllmEngine)
+    key = weights, engine.dtype, engine.max_batch, engine.context
+    if key not in servers:
+        ranks = [
+            config.lora
+            for seat, config in scenario.learning.items()
+            if scenario.models[scenario.cast[seat].model].engine == "vllm" and config.lora
+        ]
+        room = Adapters(min(len(ranks) * scenario.opponents, MOST_ADAPTERS), max(ranks, default=0))
+
+        def told(news: str) -> None:
+            print(f"superalign: {name}: {news}", file=sys.stderr, flush=True)
+
+        try:
+            python = interpreter()
+            servers[key] = VllmServer(weights, log, python, *key[1:], room if ranks else None, told)
+        except BadInput as error:
+            raise loaded.error(("models", name, "engine"), str(error)) from error
+    return VllmModel(name, servers[key], dialect, engine.context)
+
+
+async def start_all(loaded: Loaded, models: Mapping[str, Model]) -> None:
+    """Start the servers of a run. Raises BadInput where one does not answer."""
+    for name, engine in loaded.scenario.models.items():
+        model: Any = models.get(name)
+        if isinstance(engine, VllmEngine) and hasattr(model, "start"):
+            try:
+                await model.start()
+            except ModelError as error:
+                raise loaded.error(("models", name), str(error)) from error
+
+
 async def probe_all(loaded: Loaded, models: Mapping[str, Model]) -> dict[str, Abilities]:
     """What the endpoints of a run honour. Raises BadInput where the scenario needs more."""
     found: dict[str, Abilities] = {}
@@ -145,13 +197,15 @@ async def probe_all(loaded: Loaded, models: Mapping[str, Model]) -> dict[str, Ab
 
 
 def put_served(store: Store, run: str, loaded: Loaded, abilities: Mapping[str, Abilities]) -> None:
-    """Keep what was found out, as a version of the model: one that has no weights here."""
+    """Keep what was found out, as a version of the model: one that has no weights here. A run that
+    goes on has asked anew, and what it found is version `NAME@2` and so on."""
     there = {version.id for version in store.versions(run)}
     for name, able in abilities.items():
         engine: Any = loaded.scenario.models[name]
         config = {**engine.model_dump(mode="json"), "abilities": able.model_dump(mode="json")}
+        again = next(n for n in count(2) if f"{name}@{n}" not in there)
         version = PolicyVersion(
-            id=name,
+            id=f"{name}@{again}" if name in there else name,
             seat="",
             parent=None,
             method="base",
@@ -160,8 +214,7 @@ def put_served(store: Store, run: str, loaded: Loaded, abilities: Mapping[str, A
             path="",
             iteration=0,
         )
-        if name not in there:
-            store.put_version(run, version)
+        store.put_version(run, version)
 
 
 def _check(loaded: Loaded, name: str, engine: OpenAIEngine, able: Abilities) -> None:

@@ -1,4 +1,4 @@
-"""The grammar of models behind endpoints: what `engine: openai` takes."""
+"""The grammar of models behind servers: what `engine: openai` and `engine: vllm` take."""
 
 from __future__ import annotations
 
@@ -45,3 +45,20 @@ class OpenAIEngine(Record):
     needs: tuple[Literal["seed", "logprobs", "json"], ...] = ()
     """What the server must honour, or the run is refused."""
     price: Price | None = None
+
+
+class VllmEngine(Record):
+    """A model in a vLLM server of this machine, which superalign starts, watches and stops. Models
+    of one path share a server."""
+
+    engine: Literal["vllm"]
+    path: str
+    """As of a `transformers` model: `organism:NAME`, or a folder below the scenario's."""
+    dialect: Literal["tags", "chat"] | None = None
+    """How it is spoken to; None: `tags` for organisms, `chat` for all others."""
+    max_batch: int = Field(default=256, ge=1, le=4096)
+    """Most answers that are decoded at once."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What it computes in."""
+    context: int | None = Field(default=None, ge=1)
+    """Most tokens of prompt and reply together; None is as many as the model has positions."""

@@ -1,6 +1,7 @@
 """Held-out questions as a policy is asked them, and how well weights answer them.
 
     asked, untold     what an examinee is shown: the loop and `sweep` ask alike
+    HeldOut           greedy answers of a run's version, each stored when it is given
     Exam              greedy answers of weights in a folder, and their KL to the base's
 
 The KL is estimated on fresh replies at temperature 1: the mean of log pi - log pi_ref, summed over
@@ -10,15 +11,19 @@ chance alone. Loads torch when it is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from superalign.agents import Ask, Sampling, View, view
+from superalign.agents import Ask, Model, Request, Sampling, View, complete, pressure, view
 from superalign.agents.dialects import Dialect
+from superalign.agents.model import Completion
+from superalign.protocols.flow import Flow
+from superalign.protocols.stage import describe
+from superalign.store import Store
 from superalign.store.errors import SuperalignError
-from superalign.store.records import Message, Question, Task
+from superalign.store.records import Evaluation, Message, Question, Task
 
 from .scenario import CastMember
 from .world import World
@@ -36,6 +41,78 @@ def asked(dialect: Dialect, seat: str, question: Question) -> tuple[View, tuple[
     """What a seat is shown when it is to answer a question of a test."""
     shown = view(seat, question, None, Ask(kind="answer"))
     return shown, dialect.render(shown, 0)
+
+
+@dataclass
+class HeldOut:
+    """One run's held-out items. A call that fails for good is counted and leaves no answer, so the
+    item is asked again when the run is resumed; what fails is never averaged in."""
+
+    run: str
+    store: Store
+    world: World
+    seat: str
+    member: CastMember
+    model: Model
+    tasks: Sequence[Task]
+    failed: dict[int, list[str]] = field(default_factory=dict)
+    """Iteration -> why calls failed."""
+
+    def left(self, iteration: int) -> list[Task]:
+        """Items that no answer of an iteration's version is stored of."""
+        done = {evaluation.item for evaluation in self.store.evaluations(self.run, iteration)}
+        return [task for task in self.tasks if task.key not in done]
+
+    async def ask(
+        self, iteration: int, policy: str, cap: int, told: Callable[[int, int], None]
+    ) -> None:
+        """Put what is left to a version, as many at a time as its engine can use; `told` gets how
+        many of all items are over."""
+        left, failed = self.left(iteration), []
+        self.failed[iteration], over = failed, len(self.tasks) - len(left)
+
+        async def one(task: Task) -> None:
+            nonlocal over
+            try:
+                completion = await complete(self.model, self._request(task, policy))
+            except Exception as error:
+                failed.append(describe(error))
+            else:
+                evaluation = self._evaluation(task, iteration, policy, completion)
+                self.store.put_evaluations(self.run, [evaluation])
+            flow.answered(pressure(self.model))
+            over += 1
+            told(over, len(self.tasks))
+
+        flow = Flow(cap, one)
+        await flow.run(left)
+
+    def _request(self, task: Task, policy: str) -> Request:
+        shown, messages = asked(self.model.dialect, self.seat, untold(task))
+        return Request(
+            messages=messages,
+            sampling=Sampling(temperature=0.0, max_tokens=self.member.max_tokens),
+            seed=0,
+            policy=policy,
+            view=shown,
+            episode="",
+            nth=0,
+            task=task.key,
+        )
+
+    def _evaluation(
+        self, task: Task, iteration: int, policy: str, completion: Completion
+    ) -> Evaluation:
+        return Evaluation(
+            iteration=iteration,
+            policy=policy,
+            item=task.key,
+            cell=task.question.topic,
+            text=completion.text,
+            correct=self.world.correct(untold(task), completion.text),
+            tokens=completion.completion_tokens or 0,
+            attempts=completion.attempts,
+        )
 
 
 class Taken(NamedTuple):

@@ -6,29 +6,29 @@ where it stopped. What an iteration plays follows from the store alone, never fr
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import superalign
-from superalign.agents import Model, Request, Sampling, complete
+from superalign.agents import Model
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Plan, Setting, call_seed
-from superalign.store import Episode, Evaluation, Label, PolicyVersion, Run, Store, Task
+from superalign.store import Episode, Label, PolicyVersion, Row, Run, Store, Task
 
 from .archive import Archive, spread
 from .asking import Asking
-from .endpoints import probe_all, put_served
-from .exam import asked, untold
+from .endpoints import probe_all, put_served, start_all
+from .engines import VllmEngine
+from .exam import HeldOut
 from .items import SWAPPED, swapped
 from .policies import drawn, due, newest, pools
 from .resolve import Resolved, build_cast, build_models, people_of, weights_folder
 from .scenario import TransformersEngine
-from .updating import KEPT, Progress, Updating
+from .updating import AT_ONCE, KEPT, Played, Progress, Updating
 from .watching import Watch
 
 
@@ -70,8 +70,9 @@ class Experiment:
         scenario = self.resolved.loaded.scenario
         self._check_swap()
         people = people_of(self.resolved, self.store.url, self.run)
-        self.models = build_models(self.resolved, people=people)
+        self.models = build_models(self.resolved, people=people, folder=self.folder)
         try:
+            await start_all(self.resolved.loaded, self.models)
             abilities = await probe_all(self.resolved.loaded, self.models)
             lacking = ((name, able.lacks) for name, able in abilities.items() if able.lacks)
             self.lacks = [f"{name}: {', '.join(lacks)}" for name, lacks in lacking]
@@ -94,8 +95,7 @@ class Experiment:
         await self._play(iteration)
         if self.parked:
             return
-        stored = self.store.episodes(self.run, iteration=iteration)
-        episodes = [episode for episode in stored if episode.status == "done"]
+        episodes = Played(self.store, self.run, iteration)
         scenario, labels = self.resolved.loaded.scenario, self.asking.labels(iteration, episodes)
         if labels is not None and scenario.learning:
             labels = self._heed(iteration, episodes, labels)
@@ -105,13 +105,25 @@ class Experiment:
         flips = self.asking.flips(iteration)
         update = Updating(self.run, self.resolved, self.store, self.folder, self.progress)
         seats = due(scenario, iteration) or [self._seat]
-        rows = {seat: update.rows(iteration, seat, episodes, labels, flips) for seat in seats}
-        for found in rows.values():
-            self.store.put_rows(self.run, found)
+        rows: dict[str, list[Row]] = {}
+        for seat in seats:
+            found = update.rows(iteration, seat, episodes, labels, flips)
+            while some := list(islice(found, AT_ONCE)):
+                self.store.put_rows(self.run, some)
+                if seat in scenario.learning:
+                    rows.setdefault(seat, []).extend(some)
+        await self._free()
         for seat in self._left(iteration):
-            version = await update.learn(iteration, seat, rows[seat], flips)
+            version = await update.learn(iteration, seat, rows.get(seat, []), flips)
             if version.method == KEPT:
                 self.kept.append(f"{version.id} is {version.parent}: it had no rows to learn from")
+
+    async def _free(self) -> None:
+        """Let servers of this machine give their memory to whoever learns."""
+        for name, model in self.models.items():
+            if isinstance(self.resolved.loaded.scenario.models[name], VllmEngine):
+                server: Any = model
+                await server.rest()
 
     # What is known at the start.
 
@@ -130,7 +142,7 @@ class Experiment:
         )
         self.store.put_run(run)
         for name, engine in self.resolved.loaded.scenario.models.items():
-            if isinstance(engine, TransformersEngine):
+            if isinstance(engine, TransformersEngine | VllmEngine):
                 path = str(weights_folder(self.resolved.loaded, name, engine))
                 seats = self.resolved.loaded.scenario.cast.items()
                 seat = next((s for s, m in seats if m.model == name and m.learn), "")
@@ -235,7 +247,6 @@ class Experiment:
         scenario = self.resolved.loaded.scenario
         pool = pools(scenario, iteration)
         self._offer(version for versions in pool.values() for version in versions)
-        over = self.store.ended(self.run)
         played = self.store.count(self.run) - (iteration - 1) * scenario.episodes
 
         def on_end(episode: Episode) -> None:
@@ -256,8 +267,14 @@ class Experiment:
                 self.resolved.world,
                 scenario.limits,
             )
-            todo = (plan for plan in some if setting.episode_id(plan) not in over)
-            await run_many(setting, todo, on_end, scenario.concurrency)
+            await run_many(setting, self._unplayed(setting, some), on_end, scenario.concurrency)
+
+    def _unplayed(self, setting: Setting, plans: Iterable[Plan]) -> Iterator[Plan]:
+        """Plans whose episodes have not ended, a few hundred looked up at a time."""
+        left = iter(plans)
+        while some := {setting.episode_id(plan): plan for plan in islice(left, AT_ONCE)}:
+            over = self.store.ended(self.run, list(some))
+            yield from (plan for id, plan in some.items() if id not in over)
 
     def _tables(
         self, iteration: int, plans: Iterable[Plan], drawn_from: dict[str, list[str]]
@@ -274,7 +291,7 @@ class Experiment:
     # What has gone wrong.
 
     def _heed(
-        self, iteration: int, episodes: list[Episode], labels: list[Label]
+        self, iteration: int, episodes: Iterable[Episode], labels: list[Label]
     ) -> list[Label] | None:
         """Look at the panel. A limit that was passed ends the run. An alarm that pauses parks it
         once, for as many more labels as an iteration has; None until people have given them."""
@@ -293,46 +310,27 @@ class Experiment:
 
     # Evaluate.
 
+    @cached_property
+    def held_out(self) -> HeldOut | None:
+        """The test that the scenario asks for."""
+        scenario, world = self.resolved.loaded.scenario, self.resolved.world
+        if scenario.evaluate is None:
+            return None
+        member, tasks = scenario.cast[self._seat], world.heldout(scenario.evaluate.heldout)
+        model = self.models[member.model]
+        return HeldOut(self.run, self.store, world, self._seat, member, model, tasks)
+
     async def _evaluate(self, iteration: int) -> None:
-        """Held-out items, answered greedily by the learning seat's version, all at once."""
-        evaluate = self.resolved.loaded.scenario.evaluate
-        if evaluate is None or self.store.evaluations(self.run, iteration):
+        """Held-out items, answered greedily by the learning seat's version."""
+        test = self.held_out
+        if test is None or not test.left(iteration):
             return
-        self._offer([self._policy(iteration)])
-        tasks, world = self.resolved.world.heldout(evaluate.heldout), self.resolved.world
-        seat, policy = self._seat, self._policy(iteration)
-        member = self.resolved.loaded.scenario.cast[seat]
-        model, done = self.models[member.model], 0
-        sampling = Sampling(temperature=0.0, max_tokens=member.max_tokens)
+        policy, cap = self._policy(iteration), self.resolved.loaded.scenario.concurrency
+        self._offer([policy])
 
-        async def one(task: Task) -> Evaluation:
-            nonlocal done
-            question = untold(task)
-            shown, messages = asked(model.dialect, seat, question)
-            request = Request(
-                messages=messages,
-                sampling=sampling,
-                seed=0,
-                policy=policy,
-                view=shown,
-                episode="",
-                nth=0,
-                task=task.key,
-            )
-            completion = await complete(model, request)
-            done += 1
-            if done % 100 == 0 or done == len(tasks):
-                self.progress("evaluate", iteration, done, len(tasks), {})
-            return Evaluation(
-                iteration=iteration,
-                policy=policy,
-                item=task.key,
-                cell=task.question.topic,
-                text=completion.text,
-                correct=world.correct(question, completion.text),
-                tokens=completion.completion_tokens or 0,
-                attempts=completion.attempts,
-            )
+        def told(done: int, total: int) -> None:
+            if done % 100 == 0 or done == total:
+                facts = {"failed": len(test.failed[iteration])}
+                self.progress("evaluate", iteration, done, total, facts)
 
-        found = await asyncio.gather(*map(one, tasks))
-        self.store.put_evaluations(self.run, found)
+        await test.ask(iteration, policy, cap, told)

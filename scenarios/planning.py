@@ -3,21 +3,22 @@
 The protocol is rehearsed as `superalign check` does it, in every combination of the replies that
 steer it, with the world's own questions and the dialects of the cast:
 
-    most     a bound: of each seat the rehearsal with most calls and tokens, on the longest question
-             that was looked at; a prompt has at most one token a byte of what the world and the
-             dialect say, and as many as a seat may write for each turn that it shows
+    most     a bound: of each seat the rehearsal with most calls and tokens, on a question that has
+             the longest of everything that is asked; a prompt has at most one token a byte of what
+             the world and the dialect say, and as many as a seat may write for each turn it shows
     about    a guess: the mean of the rehearsals, on the question of median length; four bytes a
              token, and replies half as long as they may be
 
-x episodes x iterations, and the held-out questions of every test. Attempts that fail come on top,
-and so does the probe of an endpoint: seven calls of a few tokens.
+x episodes x iterations, and the held-out questions of every test. The questions are those that the
+run will ask; of very many the first ones are looked at, which the facts then say. Attempts that
+fail come on top, and so does the probe of an endpoint: seven calls of a few tokens.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from statistics import mean
 from typing import Any, NamedTuple
@@ -25,15 +26,16 @@ from typing import Any, NamedTuple
 from superalign.agents import Agent, Request, Sampling, Scripted
 from superalign.agents.reply import PICK_TOKENS
 from superalign.protocols.check import CALLS, REPLIES, STEPS, Anything, ways_to_reply
-from superalign.protocols.setting import Limits, Plan, Setting
+from superalign.protocols.setting import Limits, Plan, Setting, call_seed
 from superalign.protocols.stage import Stage
-from superalign.store import Message, Store, Task
+from superalign.store import Message, Question, Store, Task
 
 from .exam import asked, untold
 from .resolve import Resolved, build_models
+from .scenario import Scenario
 
-SAMPLE = 500
-"""Questions that are looked at."""
+LOOKED_AT = 20_000
+"""Questions, at most: seconds for the slowest world."""
 BYTES_A_TOKEN = 4
 """Of English, roughly."""
 FRAME = 8
@@ -58,8 +60,8 @@ def plan_scenario(resolved: Resolved) -> dict[str, Any]:
     """The facts that `superalign plan` prints. Calls no model and stores nothing."""
     scenario, models = resolved.loaded.scenario, build_models(resolved, frozenset())
     n = scenario.episodes * scenario.iterations
-    tasks = sorted(_tasks(resolved), key=_size)
-    most = _most(asyncio.run(_rehearsed(resolved, models, tasks[-1], bound=True)))
+    tasks = sorted(islice(_tasks(resolved), LOOKED_AT), key=_size)
+    most = _most(asyncio.run(_rehearsed(resolved, models, longest(tasks), bound=True)))
     about = _mean(asyncio.run(_rehearsed(resolved, models, tasks[len(tasks) // 2], bound=False)))
     totals: dict[str, dict[str, Spent]] = {name: {} for name in models}
     for name in models:
@@ -75,6 +77,7 @@ def plan_scenario(resolved: Resolved) -> dict[str, Any]:
     return {
         "scenario": scenario.name,
         "episodes": n,
+        "unseen": _unseen(resolved),
         "calls": {kind: sum(line["calls"][kind] for line in lines) for kind in ("most", "about")},
         "models": lines,
         "price": known and {k: round(sum(p[k] for p in known), 4) for k in ("most", "about")},
@@ -94,7 +97,11 @@ def as_text(facts: dict[str, Any]) -> str:
             }
             price = "" if line["price"] is None else f"{line['price'][kind]:,.2f}"
             flat.append({"model": line["model"], "": kind, **counts, "price": price})
-    return f"{table(flat)}\n{facts['episodes']:,} episodes; {_cost(facts)}"
+    told = f"{table(flat)}\n{facts['episodes']:,} episodes; {_cost(facts)}"
+    if not facts["unseen"]:
+        return told
+    what = f"{facts['unseen']:,} questions were not looked at"
+    return f"{told}\n{what}; prompts are bounded if none of them is longer than all that were"
 
 
 def _cost(facts: dict[str, Any]) -> str:
@@ -116,13 +123,44 @@ def _line(resolved: Resolved, name: str, told: dict[str, Spent]) -> dict[str, An
     return line
 
 
-def _tasks(resolved: Resolved) -> list[Task]:
-    """Some of the tasks that a run would begin with."""
+def _tasks(resolved: Resolved) -> Iterator[Task]:
+    """The tasks that a run begins with, each in one of its orders."""
     scenario, world = resolved.loaded.scenario, resolved.world
     if world.cells and "attacker" in resolved.protocol.seats:
-        return [world.topic(cell) for cell in world.cells]
-    wanted = min(scenario.episodes * scenario.iterations, SAMPLE)
-    return list(islice(world.tasks(wanted, scenario.seed), wanted))
+        yield from (world.topic(cell) for cell in world.cells)
+        return
+    for iteration in range(1, scenario.iterations + 1):
+        yield from world.tasks(_asked(scenario), call_seed(scenario.seed, f"tasks {iteration}"))
+
+
+def _asked(scenario: Scenario) -> int:
+    """Questions of one iteration."""
+    return scenario.episodes // (2 if scenario.swap else 1)
+
+
+def _unseen(resolved: Resolved) -> int:
+    """Questions that are asked and were not looked at."""
+    scenario, tests = resolved.loaded.scenario, resolved.loaded.scenario.evaluate
+    attacked = resolved.world.cells and "attacker" in resolved.protocol.seats
+    played = 0 if attacked else _asked(scenario) * scenario.iterations
+    heldout = tests.heldout if tests else 0
+    return sum(max(0, asked - LOOKED_AT) for asked in (played, heldout))
+
+
+def longest(tasks: Sequence[Task]) -> Task:
+    """A task that says nothing, at the greatest length that any of them has in any part."""
+
+    def most(texts: Iterable[str]) -> str:
+        return max(texts, key=lambda text: len(text.encode(errors="replace")), default="")
+
+    questions = [task.question for task in tasks]
+    places = range(max(len(question.choices) for question in questions))
+    at = (most(q.choices[i] for q in questions if i < len(q.choices)) for i in places)
+    choices = tuple(f"{i} {text}" for i, text in enumerate(at))  # no two are the same
+    seats = {seat for task in tasks for seat in task.private}
+    private = {seat: most(t.private.get(seat, "") for t in tasks) for seat in sorted(seats)}
+    topic, text = most(q.topic for q in questions), most(q.text for q in questions)
+    return Task(question=Question(topic=topic, text=text, choices=choices), private=private)
 
 
 def _size(task: Task) -> int:
@@ -200,7 +238,7 @@ def _tests(resolved: Resolved, dialect: Any, bound: bool) -> Spent:
     """The held-out questions of every test that a run makes."""
     scenario, seat = resolved.loaded.scenario, resolved.loaded.scenario.tested
     assert scenario.evaluate is not None
-    tasks = resolved.world.heldout(min(scenario.evaluate.heldout, SAMPLE))
+    tasks = resolved.world.heldout(min(scenario.evaluate.heldout, LOOKED_AT))
     prompts = [asked(dialect, seat, untold(task))[1] for task in tasks]
     sizes = [_tokens(prompt, 1 if bound else BYTES_A_TOKEN) for prompt in prompts]
     written = scenario.cast[seat].max_tokens * (1.0 if bound else 0.5)

@@ -221,6 +221,8 @@ def report_facts(store: Store, run: str) -> dict[str, Any]:
         made = made or next(iter(updates), None)
         examples |= play.examples
         facts = {"iteration": number, **_heldout_facts(held, before), **play.facts()}
+        asked = (stored.scenario.get("evaluate") or {}).get("heldout", 0)
+        facts["heldout_unanswered"] = asked - len(held) if held else None
         tokens = sum(tokens for _, _, tokens in held.values()) or None
         facts["answers"]["heldout_tokens"] = _share(tokens, len(held))
         seconds = [v.metrics["seconds"] for v in updates if "seconds" in v.metrics]

@@ -27,8 +27,8 @@ from superalign.store.errors import BadInput
 from superalign.store.labels import LabelBook
 from superalign.store.records import Source
 
-from .endpoints import address_of, build_openai
-from .engines import OpenAIEngine
+from .endpoints import address_of, build_openai, build_vllm
+from .engines import OpenAIEngine, VllmEngine
 from .extension import EngineKind
 from .scenario import (
     Engine,
@@ -166,7 +166,12 @@ def _check_learning(loaded: Loaded) -> None:
             )
             raise loaded.error(("learn",), what)
         engine = scenario.models[scenario.cast[seat].model]
-        if not isinstance(engine, TransformersEngine):
+        if isinstance(engine, VllmEngine) and method.lora is None:
+            what = "vllm plays versions that are adapters; add `lora: 16`, or use transformers"
+            raise loaded.error(
+                ("learn",) if loaded.scenario.learn is method else ("learn", seat), what
+            )
+        if not isinstance(engine, TransformersEngine | VllmEngine):
             what = f"{engine.engine} models have no weights to update; use a transformers model"
             raise loaded.error(("cast", seat, "model"), what)
     tested = scenario.cast.get(scenario.tested)
@@ -198,7 +203,7 @@ def _check_control(loaded: Loaded) -> None:
 
 def _check_engine(loaded: Loaded, name: str, engine: Engine) -> None:
     where = ("models", name)
-    if isinstance(engine, TransformersEngine):
+    if isinstance(engine, TransformersEngine | VllmEngine):
         weights_folder(loaded, name, engine)
     if isinstance(engine, OpenAIEngine) and loaded.source is not None:
         address_of(loaded, name, engine)  # of a stored scenario, once its models are built
@@ -215,7 +220,7 @@ def _check_engine(loaded: Loaded, name: str, engine: Engine) -> None:
         loaded.inside((*where, "function"), path)
 
 
-def weights_folder(loaded: Loaded, name: str, engine: TransformersEngine) -> Path:
+def weights_folder(loaded: Loaded, name: str, engine: TransformersEngine | VllmEngine) -> Path:
     """Where a model's base weights lie."""
     where = ("models", name, "path")
     if engine.path.startswith("organism:"):
@@ -242,14 +247,17 @@ def build_models(
     resolved: Resolved,
     seats: frozenset[str] | None = None,
     people: tuple[LabelBook, str] | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Model]:
     """Every model that the cast uses: those of `seats`, None for all; others are mute.
 
     A mute model has the right dialect, so that what it was asked can be rendered again.
-    `people` is the labels file, and the run in it, where human seats find their answers.
+    `people` is the labels file, and the run in it, where human seats find their answers; `folder`
+    is the run's, for the logs of servers.
     """
     scenario, models = resolved.loaded.scenario, {}
     endpoints: dict[Any, Any] = {}
+    servers: dict[Any, Any] = {}
     speaking = {m.model for seat, m in scenario.cast.items() if seats is None or seat in seats}
     for name in dict.fromkeys(member.model for member in scenario.cast.values()):
         engine, live = scenario.models[name], name in speaking
@@ -273,13 +281,17 @@ def build_models(
             continue
         organism = engine.path.startswith("organism:")
         dialect = tags if (engine.dialect or ("tags" if organism else "chat")) == "tags" else chat
-        if live:
-            from superalign.agents.transformers_engine import TransformersModel
-
-            folder = weights_folder(resolved.loaded, name, engine)
-            models[name] = TransformersModel(name, folder, dialect, max_batch=engine.max_batch)
-        else:
+        if not live:
             models[name] = Scripted(["-"], name, dialect)
+            continue
+        weights = weights_folder(resolved.loaded, name, engine)
+        if isinstance(engine, VllmEngine):
+            log = (folder or Path()) / f"vllm-{name}.log"
+            models[name] = build_vllm(resolved.loaded, name, weights, dialect, log, servers)
+            continue
+        from superalign.agents.transformers_engine import TransformersModel
+
+        models[name] = TransformersModel(name, weights, dialect, max_batch=engine.max_batch)
     return models
 
 

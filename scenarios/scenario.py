@@ -18,7 +18,7 @@ from superalign.protocols.setting import Limits
 from superalign.store.errors import BadInput
 from superalign.store.records import Record, digest
 
-from .engines import OpenAIEngine
+from .engines import OpenAIEngine, VllmEngine
 from .extension import extended
 from .world_kinds import WorldChoice
 from .yaml_source import Loc, Source, apply_override, parse_override
@@ -64,7 +64,8 @@ class HumanEngine(Record):
 
 
 Engine = Annotated[
-    TransformersEngine | OpenAIEngine | ScriptedEngine | HumanEngine, Field(discriminator="engine")
+    TransformersEngine | VllmEngine | OpenAIEngine | ScriptedEngine | HumanEngine,
+    Field(discriminator="engine"),
 ]
 
 
@@ -177,8 +178,8 @@ class Scenario(Record):
     """Limits on the tested seat's diversity and exploitability at which the run ends."""
     evaluate: Evaluate | None = None
     limits: Limits = Limits()
-    concurrency: int = Field(default=256, ge=1, le=4096)
-    """Episodes in flight."""
+    concurrency: int = Field(default=4096, ge=1, le=4096)
+    """Most episodes in flight. How many there are follows from what the engines bear."""
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @property

@@ -57,4 +57,4 @@ def _calls(store: Store, run: str) -> Iterator[tuple[str, list[dict[str, Any]]]]
                 yield policy, told
     for version in store.versions(run):
         for attempt in version.config.get("abilities", {}).get("attempts", ()):
-            yield version.id, [attempt]
+            yield version.id.partition("@")[0], [attempt]  # `NAME@2`: asked when it was resumed

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +34,51 @@ Event = Literal["play", "learn", "evaluate"]
 Progress = Callable[[Event, int, int, int, dict[str, Any]], None]
 """Told (what, iteration, done, total, facts) whenever something has moved."""
 
+AT_ONCE = 200
+"""Episodes whose prompts are held together."""
 KEPT = "none"
 """Method of a version that is its parent under another name."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """An iteration's finished episodes, read anew from the store whenever they are gone through:
+    there may be more of them than memory holds."""
+
+    store: Store
+    run: str
+    iteration: int
+
+    def __iter__(self) -> Iterator[Episode]:
+        stored = self.store.episodes(self.run, iteration=self.iteration)
+        return (episode for episode in stored if episode.status == "done")
+
+
+class Own:
+    """Episodes in which a seat spoke as one version, with the prompts of its turns at hand."""
+
+    def __init__(
+        self, store: Store, seat: str, version: str | None, episodes: Iterable[Episode]
+    ) -> None:
+        """`version` None: whoever spoke."""
+        self._store, self._seat, self._version, self._episodes = store, seat, version, episodes
+        self._prompts: dict[str, Message] = {}
+
+    def __iter__(self) -> Iterator[Episode]:
+        """A few hundred at a time, with the prompts of those alone."""
+        seat, version = self._seat, self._version
+        spoke = (e for e in self._episodes if version is None or spoke_as(e, seat, version))
+        while group := list(islice(spoke, AT_ONCE)):
+            self.remember(group)
+            yield from group
+
+    def remember(self, episodes: Sequence[Episode]) -> None:
+        """Look up the prompts of these episodes, and forget all others."""
+        turns = (turn for episode in episodes for turn in episode.by(self._seat))
+        self._prompts = self._store.messages(key for turn in turns for key in turn.messages)
+
+    def prompt_of(self, turn: Turn) -> tuple[Message, ...]:
+        return tuple(self._prompts[key] for key in turn.messages)
 
 
 @dataclass(frozen=True)
@@ -51,56 +95,54 @@ class Updating:
         self,
         iteration: int,
         seat: str,
-        episodes: Sequence[Episode],
+        episodes: Iterable[Episode],
         labels: Sequence[Label],
         flips: FlipRates,
-    ) -> list[Row]:
+    ) -> Iterator[Row]:
         """All rows of one seat in an iteration, from the episodes in which its newest version
-        spoke."""
+        spoke. Goes through them more than once, so they must not be an iterator."""
         scenario, rule = self.resolved.loaded.scenario, self.resolved.protocol.rule
-        version = newest(scenario, iteration - 1).get(seat)
-        if version is not None:
-            episodes = [episode for episode in episodes if spoke_as(episode, seat, version)]
-        prompts = self._prompts(seat, episodes)
-
-        def prompt_of(turn: Turn) -> tuple[Message, ...]:
-            return tuple(prompts[key] for key in turn.messages)
-
+        own = Own(self.store, seat, newest(scenario, iteration - 1).get(seat), episodes)
         if rule is not None:
-            found = [row for episode in episodes for row in rule(episode, seat, prompt_of)]
+            found = False
+            for row in (row for episode in own for row in rule(episode, seat, own.prompt_of)):
+                found = True
+                yield row
             if found:
-                return found
-        control = scenario.labels.control is not None
+                return
         by_episode: dict[str, list[Label]] = {}
         for label in labels:
             by_episode.setdefault(label.episode, []).append(label)
-        if not answers(seat, episodes):
-            if seat not in scenario.learning:  # what it earned teaches nobody
-                return []
-            told = [(episode, by_episode.get(episode.id, ())) for episode in episodes]
-            given = {"prompt_of": prompt_of, "flips": flips}
-            if found := [r for e, some in told for r in critic_rows(e, seat, labels=some, **given)]:
-                return found
-            by_truth = asks_truth(self.resolved.protocol, seat, episodes)
-            turns = scored(episodes, seat, by_truth)
-            return by_score(turns, prompt_of=prompt_of, control=control)
-        rows = []
-        for episode in episodes:
+        if not answers(seat, own):
+            if seat in scenario.learning:  # what it earned teaches nobody else
+                yield from self._unanswering(seat, own, by_episode, flips)
+            return
+        control = scenario.labels.control is not None
+        for episode in own:
             exact = episode.facts.get("correct", {}) if control else {}
-            rows += rows_of(
+            yield from rows_of(
                 episode,
                 seat,
-                prompt_of=prompt_of,
+                prompt_of=own.prompt_of,
                 labels=by_episode.get(episode.id, ()),
                 flips=flips,
                 rewards={key: float(right) for key, right in exact.items()},
                 control=control,
             )
-        return rows
 
-    def _prompts(self, seat: str, episodes: Sequence[Episode]) -> dict[str, Message]:
-        turns: Iterator[Turn] = (turn for e in episodes for turn in e.by(seat))
-        return self.store.messages(key for turn in turns for key in turn.messages)
+    def _unanswering(
+        self, seat: str, own: Own, by_episode: Mapping[str, list[Label]], flips: FlipRates
+    ) -> list[Row]:
+        """Rows of a seat that criticised what was labelled, or else of what it earned."""
+        given = {"prompt_of": own.prompt_of, "flips": flips}
+        told = ((episode, by_episode.get(episode.id, ())) for episode in own)
+        if found := [r for e, some in told for r in critic_rows(e, seat, labels=some, **given)]:
+            return found
+        by_truth = asks_truth(self.resolved.protocol, seat, own)
+        turns = scored(episodes := list(own), seat, by_truth)
+        own.remember(episodes)
+        control = self.resolved.loaded.scenario.labels.control is not None
+        return by_score(turns, prompt_of=own.prompt_of, control=control)
 
     async def learn(
         self, iteration: int, seat: str, rows: Sequence[Row], flips: FlipRates
@@ -151,12 +193,12 @@ class Updating:
         return version
 
 
-def answers(seat: str, episodes: Sequence[Episode]) -> bool:
+def answers(seat: str, episodes: Iterable[Episode]) -> bool:
     """Whether a seat answers questions in these episodes."""
     return any(turn.kind in ANSWERS for episode in episodes for turn in episode.by(seat))
 
 
-def asks_truth(protocol: Protocol, seat: str, episodes: Sequence[Episode]) -> bool:
+def asks_truth(protocol: Protocol, seat: str, episodes: Iterable[Episode]) -> bool:
     """Whether what a seat earns is told by the truth: whether in any of these episodes another
     truth would have changed it. What cannot be scored under another truth counts as told by it."""
     done = (episode for episode in episodes if episode.status == "done")

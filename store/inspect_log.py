@@ -122,11 +122,13 @@ def _said(turn: Turn) -> dict[str, Any]:
     """A turn in the list of messages: all were said by models, so the seat stands beside."""
     hidden = {} if turn.visible_to is None else {"only for": list(turn.visible_to)}
     metadata = {"seat": turn.seat, "kind": turn.kind, "turn": turn.key, **hidden}
+    thought = {"type": "reasoning", "reasoning": turn.reasoning}
+    spoken = {"type": "text", "text": turn.text}
     return {
         "id": digest(turn.key),
         "role": "assistant",
         "source": "generate",
-        "content": turn.text,
+        "content": [thought, spoken] if turn.reasoning else turn.text,
         "model": turn.policy,
         "metadata": metadata,
     }

@@ -134,6 +134,8 @@ class Turn(Record):
     """Why there is no text, when the call failed for good."""
     normalised: bool = False
     """True when NUL or lone surrogates were replaced in the model's text."""
+    reasoning: str = ""
+    """What the model wrote for itself before its text. No seat is ever shown it."""
     prompt_tokens: int = 0
     attempts: tuple[Attempt, ...] = ()
     """Every request that was sent for it, where the model is behind an endpoint."""

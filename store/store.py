@@ -146,10 +146,11 @@ class Store(Access):
         over = select(ended.id).where(ended.run == run)
         return set(self.column(turns.episode, turns.run == run, turns.episode.not_in(over)))
 
-    def ended(self, run: str) -> set[str]:
-        """Ids of the episodes of a run that are done or failed."""
+    def ended(self, run: str, ids: Sequence[str] | None = None) -> set[str]:
+        """Ids of the episodes of a run, or of these few, that are done or failed."""
         columns = core(tables.Episodes).c
-        return set(self.column(columns.id, columns.run == run))
+        where = [columns.run == run, *([] if ids is None else [columns.id.in_(ids)])]
+        return set(self.column(columns.id, *where))
 
     def count(self, run: str, status: str | None = None) -> int:
         columns = core(tables.Episodes).c

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, Text, text
 from sqlmodel import AutoString, Field, SQLModel
 
-SCHEMA = 5
+SCHEMA = 6
 """Version of everything below. A store of another version is refused, not guessed at; one that is
 older is brought up to date by `migrations/`, when it is asked for."""
 
@@ -25,11 +25,11 @@ def _json(nullable: bool = False) -> Any:
     return Field(sa_column=Column(Text, nullable=nullable, info={"json": True}))
 
 
-def _later(empty: str) -> Any:
-    """JSON that older schemas have not. While it is empty it is left out of the row's hash, so that
-    a migration rewrites no hash."""
-    info = {"json": True, "empty": empty}
-    return Field(sa_column=Column(Text, nullable=False, server_default=empty, info=info))
+def _later(empty: str, json: bool = True) -> Any:
+    """What older schemas have not. While it is empty it is left out of the row's hash, so that a
+    migration rewrites no hash."""
+    info, default = {"json": json, "empty": empty}, text(f"'{empty}'")
+    return Field(sa_column=Column(Text, nullable=False, server_default=default, info=info))
 
 
 def _flag() -> Any:
@@ -83,6 +83,7 @@ class Turns(SQLModel, table=True):
     finish: str
     error: str | None = _text(nullable=True)
     normalised: bool = _flag()
+    reasoning: str = _later("", json=False)
     prompt_tokens: int
     attempts: list = _later("[]")
     seconds: float

@@ -55,6 +55,7 @@ class FakeServer:
         self.faults: Counter[str] = Counter()
         self.active, self.peak = 0, 0
         self.port = 0
+        self.before, self.more = "", {}  # stands before every reply; fields of its message
         self.told = ""  # what its errors say; empty repeats the headers
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -169,8 +170,9 @@ class FakeServer:
         text = self.say(asked)
         if "json" in self.honours and "response_format" in body:
             text = json.dumps({"pick": self.pick(body)})
+        text = text and self.before + text
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
-        choice["message"] = {"role": "assistant", "content": text}
+        choice["message"] = {"role": "assistant", "content": text, **self.more}
         if "logprobs" in self.honours and body.get("logprobs"):
             choice["logprobs"] = {"content": [self._token(c, body) for c in text or ""]}
         return {"choices": [choice], "usage": self.usage(body, text or "")}

@@ -25,7 +25,7 @@ both = pytest.mark.parametrize(
 ADDED = """
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision = "6", "5"
+revision, down_revision = "7", "6"
 def upgrade():
     op.add_column("turns", sa.Column("mood", sa.Text, server_default="good"))
     op.execute({then!r})
@@ -44,13 +44,13 @@ def old(tmp_path):
 
 @pytest.fixture
 def next_schema(monkeypatch, tmp_path):
-    """`next_schema(SQL)` makes it schema 6 that is known, whose migration ends with this."""
+    """`next_schema(SQL)` makes it schema 7 that is known, whose migration ends with this."""
 
     def known(then: str = "SELECT 1") -> None:
         folder = Path(shutil.copytree(schema.MIGRATIONS, tmp_path / "migrations"))
-        (folder / "schema_6.py").write_text(ADDED.format(then=then))
+        (folder / "schema_7.py").write_text(ADDED.format(then=then))
         monkeypatch.setattr(schema, "MIGRATIONS", folder)
-        monkeypatch.setattr(tables, "SCHEMA", 6)
+        monkeypatch.setattr(tables, "SCHEMA", 7)
 
     return known
 
@@ -92,14 +92,14 @@ def test_a_migration_is_all_or_nothing(then, place, store, kind, next_schema):
     store.close()
     next_schema(then)
     if then.startswith("INSERT"):
-        assert schema.migrate(str(place))[:2] == (5, 6)
+        assert schema.migrate(str(place))[:2] == (6, 7)
         assert columns(place)[-1] == "mood"
         return
     with pytest.raises(StoreError, match=r"cannot be upgraded: (.|\n)*syntax error"):
         schema.migrate(str(place))
     assert "mood" not in columns(place)
     with pytest.raises(
-        StoreError, match=r"schema '5', but this superalign knows 6; `superalign mi"
+        StoreError, match=r"schema '6', but this superalign knows 7; `superalign mi"
     ):
         Store.open(place)
 

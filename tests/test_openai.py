@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from superalign.agents import Ask, Request, Sampling, View, endpoint
 from superalign.agents.endpoint import Endpoint
 from superalign.agents.openai_engine import OpenAIModel, defused
-from superalign.agents.reply import first_choice, logprobs_of, pick_logprob, picked, usage_of
+from superalign.agents.reply import (
+    first_choice,
+    logprobs_of,
+    pick_logprob,
+    picked,
+    split_reasoning,
+    usage_of,
+)
 from superalign.store import BadInput, Message, ModelError, Question
 
 FAKE = runpy.run_path(str(Path(__file__).parent / "fake_server.py"))
@@ -174,6 +181,62 @@ async def test_many_calls_probe_once(server, model):
     assert len(server.completions) == len((await model.able()).attempts) + 20
 
 
+# Reasoning.
+
+
+@pytest.mark.parametrize(
+    ("content", "reasoning", "text"),
+    [
+        ("<think>so</think>\n\nyes", "so", "yes"),
+        ("\n <think>\nso\n</think>yes", "so", "yes"),
+        ("<think></think>yes", "", "yes"),
+        ("so</think>yes", "so", "yes"),  # opened in the prompt, by the template
+        ("<think>so, and then", "so, and then", ""),  # cut off: there is no answer
+        ("<think>", "", ""),
+        ("<think>a <think> b</think>yes</think>", "a <think> b", "yes</think>"),
+        ("yes <think>no</think> yes", "", "yes <think>no</think> yes"),
+        ('it wrote "<think>"', "", 'it wrote "<think>"'),
+        ("yes", "", "yes"),
+        ("", "", ""),
+    ],
+)
+def test_reasoning_is_what_stands_before_the_reply(content, reasoning, text):
+    assert split_reasoning(content) == (reasoning, text)
+
+
+@given(st.text(alphabet="<>/think \n", max_size=40), st.text(max_size=20))
+def test_what_follows_reasoning_is_all_that_is_said(reasoning, text):
+    if "</think>" not in reasoning:
+        told = split_reasoning(f"<think>{reasoning}</think>{text}")
+        assert told == (reasoning.strip(), text.lstrip())
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+async def test_reasoning_in_a_field_is_kept_apart(server, model, field):
+    await model.able()
+    server.more = {field: "I reason."}
+    said = await model.generate(request())
+    assert (said.reasoning, "reason" in said.text) == ("I reason.", False)
+    server.more = {field: ["no text"]}
+    assert (await model.generate(request())).reasoning == ""
+
+
+async def test_a_pick_after_reasoning_is_a_pick(server, model):
+    await model.able()
+    server.before = "<think>1 or 0? 0: no.</think>"
+    said = await model.generate(request(picks=2))
+    assert (said.text, said.reasoning) == ("1", "1 or 0? 0: no.")
+    assert said.logprobs == pytest.approx((math.log(0.6 / 0.8),))
+
+
+async def test_the_probability_of_a_reply_leaves_reasoning_out(server, model):
+    await model.able()
+    server.before = "<think>so</think>"
+    said = await model.generate(request())
+    assert said.logprobs == pytest.approx([math.log(0.6)] * len(said.text))
+    assert len(said.text) < len(server.before)
+
+
 # Failures.
 
 
@@ -242,6 +305,8 @@ async def test_the_key_is_sent_in_one_header_and_taken_out_of_all_that_comes_bac
     await model.able()
     server.say = lambda body: f"my key is {KEY}"
     assert (await model.generate(request())).text == "my key is [key]"
+    server.more = {"reasoning": f"I was told {KEY}"}
+    assert (await model.generate(request())).reasoning == "I was told [key]"
     server.fault = lambda n: "400"  # its message repeats the headers
     with pytest.raises(ModelError) as failed:
         await model.generate(request())

@@ -5,11 +5,14 @@ import runpy
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from superalign.scenarios import planning
 from superalign.scenarios.planning import plan_scenario
 from superalign.scenarios.resolve import resolve
 from superalign.scenarios.scenario import Loaded
-from superalign.store import Store
+from superalign.store import Question, Store, Task
 
 FakeServer = runpy.run_path(str(Path(__file__).parent / "fake_server.py"))["FakeServer"]
 SEATS = {
@@ -81,6 +84,50 @@ def test_a_run_never_takes_more_than_was_planned(superalign, scenario, server, p
     assert len(turns) == told["calls"]["most"]
     assert sum(turn.prompt_tokens for turn in turns) <= told["prompt_tokens"]["most"]
     assert sum(turn.completion_tokens or 0 for turn in turns) <= told["completion_tokens"]["most"]
+
+
+def test_the_questions_looked_at_are_those_that_are_asked(superalign, scenario):
+    path = scenario("blind")
+    resolved = resolve(Loaded.read(path, ("iterations=3",)))
+    superalign("run", path, "--set", "iterations=3")
+    with Store.open("runs/planned-1/store.sqlite") as store:
+        asked = [e.question for e in store.episodes("planned-1")]
+    told = [task.question for task in planning._tasks(resolved)]
+    assert sorted(told, key=str) == sorted(asked, key=str)
+    assert len({q.text for q in told}) > 6  # not the same six each time
+
+
+def test_questions_that_were_not_looked_at_are_told(superalign, scenario, monkeypatch):
+    path = scenario("blind")
+    assert "not looked at" not in superalign("plan", path)[1]
+    monkeypatch.setattr(planning, "LOOKED_AT", 4)
+    assert "2 questions were not looked at" in superalign("plan", path)[1]
+    assert planned(path)["unseen"] == 2
+
+
+parts = st.text(max_size=12)
+tasks = st.builds(
+    lambda text, topic, choices, private: Task(
+        question=Question(text=text, topic=topic, choices=choices), private=private
+    ),
+    parts,
+    parts,
+    st.lists(parts, max_size=3).map(tuple),
+    st.dictionaries(st.sampled_from(["judge", "debater_a"]), parts),
+)
+
+
+@given(st.lists(tasks, min_size=1, max_size=6))
+def test_no_question_is_longer_than_the_longest_in_any_part(some):
+    def sizes(task: Task) -> list[int]:
+        choices = (*task.question.choices, "", "", "")[:3]
+        told = (task.private.get(seat, "") for seat in ("judge", "debater_a"))
+        return [len(t.encode()) for t in (task.question.text, task.question.topic, *choices, *told)]
+
+    bound = planning.longest(some)
+    assert len(set(bound.question.choices)) == len(bound.question.choices)
+    for task in some:
+        assert all(a <= b for a, b in zip(sizes(task), sizes(bound), strict=True))
 
 
 def test_calls_are_those_of_check_and_grow_with_the_episodes(superalign, scenario):

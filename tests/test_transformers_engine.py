@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     GPT2Config,
+    GPTNeoConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -23,6 +24,7 @@ from transformers import (
 
 from superalign.agents.dialects import TAGS, tags
 from superalign.agents.model import Ask, Completion, Request, Sampling, View
+from superalign.agents.prefixes import common
 from superalign.agents.rollouts import draw, policy_of
 from superalign.agents.tokens import decode, encode_prompt, encode_reply, encoder
 from superalign.agents.transformers_engine import TransformersModel
@@ -122,16 +124,20 @@ def greedy(model: Any, tokenizer: Any, asked: Request) -> tuple[int, ...]:
     return tuple(out[0, ids.shape[1] :].tolist())
 
 
-@pytest.mark.parametrize(
+architectures = pytest.mark.parametrize(
     "config",
     [
         LLAMA,
         MistralConfig(**COMMON, **SLIM, max_position_embeddings=CONTEXT, sliding_window=9),
         Gemma2Config(**COMMON, **SLIM, max_position_embeddings=CONTEXT, sliding_window=9),
         GPT2Config(**COMMON, n_positions=CONTEXT),
+        GPTNeoConfig(**COMMON, max_position_embeddings=CONTEXT, attention_types=[[["global"], 2]]),
     ],
     ids=lambda config: config.model_type,
 )
+
+
+@architectures
 async def test_greedy_is_what_generate_gives(tmp_path: Path, config: PreTrainedConfig) -> None:
     folder = save_model(tmp_path, config, seed=1)
     engine = TransformersModel("tiny", folder, tags, max_batch=5)
@@ -140,6 +146,22 @@ async def test_greedy_is_what_generate_gives(tmp_path: Path, config: PreTrainedC
     await engine.close()
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert [a.token_ids for a in answers] == [greedy(model, engine.tokenizer, r) for r in asked]
+
+
+@architectures
+def test_what_prompts_share_is_read_once(tmp_path: Path, config: PreTrainedConfig) -> None:
+    folder = save_model(tmp_path, config, seed=1)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = char_tokenizer()
+    asked = [request(text) for text in ("12+34+56+78+90+12", "12+34+56+78+90*1", "1", "2")]
+    prompts = [encode_prompt(tokenizer, r.messages) for r in (*asked, asked[0])]
+    policy, sampling = policy_of("tiny", model, tokenizer), Sampling(temperature=0.0, max_tokens=12)
+    rows = draw(policy, prompts, range(5), sampling, max_batch=4)  # the last one comes later
+    shared = [row.shared for row in rows]
+    assert sorted(shared[:2]) == [0, common(*prompts[:2])]
+    assert shared[2:] == [0, 0, len(prompts[0]) - 1]
+    plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert [tuple(r.ids) for r in rows] == [greedy(plain, tokenizer, r) for r in (*asked, asked[0])]
 
 
 async def test_company_and_order_change_no_answer(organism: Path) -> None:
@@ -260,7 +282,7 @@ async def test_close_fails_whoever_waits(organism: Path) -> None:
 def test_an_engine_outlives_its_event_loop(organism: Path) -> None:
     engine = TransformersModel("tiny", organism, tags)
     first, second = (asyncio.run(ask(engine, sums(4))) for _ in range(2))
-    assert first == second
+    assert [a.token_ids for a in first] == [a.token_ids for a in second]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -19,8 +20,8 @@ TEMPLATE = (
 )
 
 
-def tiny_llama(folder: Path) -> Path:
-    """Write random weights and a tokenizer of characters to `folder`."""
+def tiny_llama(folder: Path, **shape: Any) -> Path:
+    """Write random weights and a tokenizer of characters to `folder`; `shape` is LlamaConfig's."""
     tags = [f"<|{tag}|>" for tag in TAGS]
     vocab = {token: i for i, token in enumerate([*SPECIALS, *tags, *CHARS])}
     inner = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
@@ -36,16 +37,16 @@ def tiny_llama(folder: Path) -> Path:
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocab),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    small: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    config = LlamaConfig(vocab_size=len(vocab), **{**small, **shape})
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
