@@ -8,6 +8,10 @@ turns, and everything they say is stored. A first round, not counted, collects t
 warms the engine; then episodes and flat take turns, in the other order each time. The rest of the
 machine slows both, so the share is that of each pair.
 
+The organisms have 0.8 million weights, so few that a graph's step costs as much as a call. `wide`
+has random ones of the given width in their place, in debates alone: its attacks are no sums. What
+its judge says is no verdict, so those episodes fail, after their last call.
+
 Target: a median of 90% or more. Without a Python with vLLM that arm is left out, and it says so.
 """
 
@@ -28,6 +32,7 @@ from typing import Any
 from superalign.agents import Completion, Model, Request, complete
 from superalign.protocols.kernel import run_many
 from superalign.protocols.setting import Limits, Plan, Setting
+from superalign.scenarios import organism
 from superalign.scenarios.resolve import Resolved, build_cast, build_models, resolve
 from superalign.scenarios.scenario import Loaded
 from superalign.store import BadInput, Episode, Run, Store
@@ -37,18 +42,18 @@ SCENARIOS = {
     "debate": """
 name: debate
 world: {{kind: arithmetic, choices: 2}}
-models: {{tiny: {{engine: {engine}, path: organism:arithmetic-debater}}}}
+models: {{tiny: {{engine: {engine}, path: {debater}}}}}
 protocol: {{name: debate, rounds: 2}}
 cast:
   debater_a: {{model: tiny, temperature: 0.5}}
   debater_b: {{model: tiny, temperature: 0.5}}
-  judge: {{model: tiny, temperature: 0.0, max_tokens: 4}}
+  judge: {{model: tiny, max_tokens: 4}}
 episodes: {episodes}
 """,
     "critique": """
 name: critique
 world: {{kind: arithmetic}}
-models: {{tiny: {{engine: {engine}, path: organism:arithmetic}}}}
+models: {{tiny: {{engine: {engine}, path: {organism}}}}}
 protocol: {{name: critique, samples: 2, revisions: 1}}
 cast:
   attacker: {{model: tiny, max_tokens: 12}}
@@ -124,9 +129,32 @@ async def flat(model: Noting, requests: Sequence[Request]) -> dict[str, float]:
     return {"rate": (model.tokens - before) / seconds, "seconds": seconds}
 
 
-async def measure(engine: str, name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    path = folder / f"{name}-{engine}.yaml"
-    path.write_text(SCENARIOS[name].format(engine=engine, episodes=args.episodes))
+def wide_model(folder: Path, width: int) -> str:
+    """A folder with the debater's tokenizer and untrained weights of another width."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    shipped, name = Path(organism.__file__).parent / "organisms" / "arithmetic-debater", f"w{width}"
+    config: Any = AutoConfig.from_pretrained(shipped)
+    config.hidden_size, config.intermediate_size = width, 2 * width
+    config.num_attention_heads = config.num_key_value_heads = width // config.head_dim
+    config.max_position_embeddings = 1024  # it seldom ends a speech before its limit
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder / name)
+    tokenizer: Any = AutoTokenizer.from_pretrained(shipped)
+    tokenizer.save_pretrained(folder / name)
+    return name
+
+
+async def measure(
+    engine: str, name: str, wide: int, args: argparse.Namespace, folder: Path
+) -> dict[str, Any]:
+    path = folder / f"{name}-{engine}-{wide}.yaml"
+    weights = {"debater": "organism:arithmetic-debater", "organism": "organism:arithmetic"}
+    if wide:
+        weights["debater"] = f"./{wide_model(folder, wide)}"
+    path.write_text(SCENARIOS[name].format(engine=engine, episodes=args.episodes, **weights))
     resolved = resolve(Loaded.read(path))
     model = Noting(build_models(resolved, folder=folder)["tiny"])
     try:
@@ -145,7 +173,7 @@ async def measure(engine: str, name: str, args: argparse.Namespace, folder: Path
     rates = {arm: statistics.median(p[arm]["rate"] for p in pairs) for arm in ("episodes", "flat")}
     return {
         "engine": engine,
-        "protocol": name,
+        "protocol": f"{name}, wide {wide}" if wide else name,
         "calls": len(requests),
         "failed": first["failed"],
         **{arm: round(rate, 1) for arm, rate in rates.items()},
@@ -177,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--episodes", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--wide", type=int, default=256)
     parser.add_argument("--engines", nargs="+", default=["transformers", "vllm"])
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", action="store_true")
@@ -184,9 +213,9 @@ def main() -> None:
     rows, left_out = [], []
     with tempfile.TemporaryDirectory() as folder:
         for engine in args.engines:
-            for name in SCENARIOS:
+            for name, wide in [*((name, 0) for name in SCENARIOS), ("debate", args.wide)]:
                 try:
-                    rows.append(asyncio.run(measure(engine, name, args, Path(folder))))
+                    rows.append(asyncio.run(measure(engine, name, wide, args, Path(folder))))
                 except BadInput as error:
                     left_out.append(f"{engine}, {name}: {error}")
     facts = {name: version(name) for name in ("superalign", "torch", "transformers", "openai")}
