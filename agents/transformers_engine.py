@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from .prefixes import Prefixes
 from .rollouts import policy_of, uniforms
 from .slots import Slots
 from .tokens import decode, encode_prompt
+from .torch_thread import TORCH
 from .weights import base_of, drop_adapter, load_adapter, load_model, wear
 
 
@@ -58,7 +58,6 @@ class TransformersModel:
         self._asked = 0
         self._closed = False
         self._loop: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"model-{name}")
         self.load(name, path)
 
     def load(self, version: str, path: str | Path) -> None:
@@ -119,7 +118,6 @@ class TransformersModel:
             self._loop.cancel()
             with suppress(asyncio.CancelledError):
                 await self._loop
-        self._thread.shutdown()
         self._policies.clear()
         self._prefixes.clear()
         self._models.clear()
@@ -192,7 +190,7 @@ class TransformersModel:
             return batch.turn()
 
         try:
-            finished = await loop.run_in_executor(self._thread, turn)
+            finished = await loop.run_in_executor(TORCH, turn)
         except Exception as error:
             # the batch cannot go on, the engine can: whoever still waits has a fresh batch
             _fail([*batch.rows, *batch.newcomers], error)

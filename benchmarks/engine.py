@@ -32,6 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, StoppingCriteria
 from superalign.agents.dialects import tags
 from superalign.agents.model import Ask, Completion, Request, Sampling, View
 from superalign.agents.tokens import encode_prompt
+from superalign.agents.torch_thread import TORCH
 from superalign.agents.transformers_engine import TransformersModel
 from superalign.scenarios import organism
 from superalign.store.records import Message, Question
@@ -100,7 +101,8 @@ class Case:
             ids_B_T = torch.tensor([[0] * (width - len(row)) + row for row in ids])
             mask_B_T = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
             start = time.perf_counter()
-            out_B_T = self.model.generate(
+            out_B_T: Any = TORCH.submit(  # OpenMP is slower where a second thread has computed
+                self.model.generate,
                 input_ids=ids_B_T,
                 attention_mask=mask_B_T,
                 do_sample=True,
@@ -108,7 +110,7 @@ class Case:
                 max_new_tokens=max(limits),
                 pad_token_id=0,
                 stopping_criteria=[Limits(width, limits)],
-            )
+            ).result()
             seconds += time.perf_counter() - start
             tokens += self._counted(out_B_T[:, width:]) if self.own_ends else sum(limits)
         return tokens / seconds

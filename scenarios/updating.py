@@ -12,10 +12,12 @@ import asyncio
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from superalign.agents.torch_thread import TORCH
 from superalign.learners import LEARNERS, FlipRates
 from superalign.learners.by_score import by_score, scored
 from superalign.learners.critics import critic_rows
@@ -170,7 +172,8 @@ class Updating:
 
         base = self.folder / parent.path  # an absolute path stays as it is
         learn = LEARNERS[config.method]
-        metrics = await asyncio.to_thread(learn, base, chosen, config, out, progress)
+        work = partial(learn, base, chosen, config, out, progress)
+        metrics = await asyncio.get_running_loop().run_in_executor(TORCH, work)
         version = PolicyVersion(
             id=name,
             seat=seat,
