@@ -205,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--episodes", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--wide", type=int, default=256)
+    parser.add_argument("--wide", type=int, help="the width of a third arm")
     parser.add_argument("--engines", nargs="+", default=["transformers", "vllm"])
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", action="store_true")
@@ -213,7 +213,8 @@ def main() -> None:
     rows, left_out = [], []
     with tempfile.TemporaryDirectory() as folder:
         for engine in args.engines:
-            for name, wide in [*((name, 0) for name in SCENARIOS), ("debate", args.wide)]:
+            wider = [("debate", args.wide)] if args.wide else []
+            for name, wide in [*((name, 0) for name in SCENARIOS), *wider]:
                 try:
                     rows.append(asyncio.run(measure(engine, name, wide, args, Path(folder))))
                 except BadInput as error:
